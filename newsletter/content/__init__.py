@@ -1,0 +1,1 @@
+"""The content folder: reading it, judging it, and keeping it as one snapshot."""

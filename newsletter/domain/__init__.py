@@ -1,0 +1,1 @@
+"""The rules. Pure: no I/O, SQL, clock, environment or logging."""

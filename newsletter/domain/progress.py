@@ -1,0 +1,126 @@
+"""Which step comes next for a subscription, under every edit of its sequence.
+
+The rules (numbers as in the guide):
+
+1. The next step is the first in the live order that was, in this round, neither received nor passed by.
+2. A step that is new in a revision and stands before the last step received passes the subscription by, unless
+   the operator named it to be delivered late. Where the last step received is gone, its nearest surviving
+   predecessor in the preceding revision stands for it. Moving a step passes nobody by.
+3. Nothing is received twice in one round: steps are remembered by identity, which survives renaming.
+
+Passing by is worked out for a subscription when it is next looked at, one revision after the other, and not for
+everybody at publishing: what a subscription had received cannot change in between without looking at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from newsletter.domain.sequence import Sequence as LetterSequence
+from newsletter.domain.sequence import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """The order of one sequence in one revision.
+
+    Attributes:
+        revision: the number of the revision.
+        steps: identities, in order.
+        deliver_late: identities of new steps that are sent even to readers who are past them.
+    """
+
+    revision: int
+    steps: tuple[str, ...]
+    deliver_late: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a subscription stands in its sequence.
+
+    Attributes:
+        round: which pass through the sequence, counted from 1.
+        anchor: the last step received, or what stands for it since that step is gone; None before the first
+            letter of the round and where no predecessor survived.
+        seen_revision: the revision up to which `passed` is worked out.
+        received: identities received in this round.
+        passed: identities that passed it by in this round.
+    """
+
+    round: int = 1
+    anchor: str | None = None
+    seen_revision: int = 0
+    received: frozenset[str] = frozenset()
+    passed: frozenset[str] = frozenset()
+
+
+def next_step(sequence: LetterSequence, *, received: Collection[str], passed: Collection[str]) -> Step | None:
+    """The first step in order that is neither received nor passed by; None at the end."""
+    return next(
+        (step for step in sequence.steps if step.identity not in received and step.identity not in passed),
+        None,
+    )
+
+
+def steps_ahead(sequence: LetterSequence, *, received: Collection[str], passed: Collection[str]) -> int:
+    """How many steps are still ahead, the next one included."""
+    return sum(step.identity not in received and step.identity not in passed for step in sequence.steps)
+
+
+def surviving_anchor(anchor: str | None, *, before: Sequence[str], now: Collection[str]) -> str | None:
+    """`anchor`, or where it is gone its nearest predecessor in `before` that is still there, or None."""
+    if anchor is None or anchor in now:
+        return anchor
+    if anchor not in before:
+        return None
+    earlier = before[: before.index(anchor)]
+    return next((step for step in reversed(earlier) if step in now), None)
+
+
+def newly_passed(anchor: str | None, *, before: Outline, now: Outline) -> frozenset[str]:
+    """What is new in `now` and stands before `anchor`, less what is delivered late."""
+    if anchor is None or anchor not in now.steps:
+        return frozenset()
+    known = set(before.steps)
+    ahead_of_anchor = now.steps[: now.steps.index(anchor)]
+    return frozenset(step for step in ahead_of_anchor if step not in known) - now.deliver_late
+
+
+def catch_up(place: Place, outlines: Sequence[Outline]) -> Place:
+    """`place` brought up to the last of `outlines`.
+
+    Args:
+        place: where the subscription stood at `place.seen_revision`.
+        outlines: the outlines of its sequence in order of revision; those before the seen one are passed over,
+            but for the newest of them, which is what it had seen.
+    """
+    seen = [outline for outline in outlines if outline.revision <= place.seen_revision]
+    later = [outline for outline in outlines if outline.revision > place.seen_revision]
+    if not later:
+        return place
+    if not seen:
+        return replace(place, seen_revision=later[-1].revision)
+    before = seen[-1]
+    for outline in later:
+        anchor = surviving_anchor(place.anchor, before=before.steps, now=outline.steps)
+        passed = newly_passed(anchor, before=before, now=outline) - place.received
+        place = replace(
+            place,
+            anchor=anchor,
+            seen_revision=outline.revision,
+            passed=(place.passed | passed) - outline.deliver_late,
+        )
+        before = outline
+    return place
+
+
+def receive(place: Place, step: str) -> Place:
+    """`place` after `step` was received."""
+    return replace(place, anchor=step, received=place.received | {step})
+
+
+def begin_round(place: Place) -> Place:
+    """`place` at the beginning of the next round: everything is ahead again."""
+    return replace(place, round=place.round + 1, anchor=None, received=frozenset(), passed=frozenset())

@@ -1,0 +1,48 @@
+"""When a refused email is tried again.
+
+The pauses double from five minutes to four hours, which suits greylisting first and long outages later, and
+end after about three days.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timedelta
+
+FIRST_PAUSE = timedelta(minutes=5)
+"""The shortest pause there is; greylisting servers refuse whoever comes back sooner."""
+
+LONGEST_PAUSE = timedelta(hours=4)
+
+JITTER = 0.2
+"""A pause is up to this much shorter or longer, so that letters refused together do not return together."""
+
+MAX_ATTEMPTS = 25
+"""Attempts in all, the first included: the last of them is made about three days after the first."""
+
+
+def next_attempt(attempt: int, *, now: datetime, seed: str) -> datetime | None:
+    """When to try again after attempt `attempt` (from 1) was refused for now, or None when all are used up.
+
+    `seed`, a delivery's id for one, decides the jitter: the same arguments always give the same instant.
+
+    Raises:
+        ValueError: `attempt` is below 1.
+    """
+    if attempt < 1:
+        message = f"{attempt} attempts were made; there is nothing to try again."
+        raise ValueError(message)
+    if attempt >= MAX_ATTEMPTS:
+        return None
+    doublings: int = 2 ** (attempt - 1)
+    pause = min(FIRST_PAUSE * doublings, LONGEST_PAUSE)
+    # The ends are cut off before drawing: cut off afterwards, half of all first retries would fall together.
+    shortest = max(pause * (1 - JITTER), FIRST_PAUSE)
+    longest = min(pause * (1 + JITTER), LONGEST_PAUSE)
+    return now + shortest + (longest - shortest) * _fraction(f"{seed}:{attempt}")
+
+
+def _fraction(text: str) -> float:
+    """A number from 0 to 1 that looks random and is the same on every machine, unlike `hash`."""
+    drawn = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")
+    return drawn / (2**48 - 1)

@@ -1,0 +1,276 @@
+"""From a claimed row to the bytes that leave: what is chosen for this reader, and what is written down of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from newsletter.domain import progress
+from newsletter.domain.addresses import Address, parse_address
+from newsletter.domain.cadence import min_gap
+from newsletter.domain.delivery import Kind
+from newsletter.domain.sequence import Affirmation, Finish, RelatedPost, Revision, Sequence, Step
+from newsletter.errors import RenderError
+from newsletter.mail.base import Envelope
+from newsletter.rendering.facts import LetterFacts, Links, NoticeFacts, Rendered, Site
+from newsletter.rendering.message import MessageHeaders, compose, message_id_for
+from newsletter.service.editions import Edition, Editions
+from newsletter.store import subscriptions
+from newsletter.store.database import Connection
+from newsletter.store.deliveries import Delivery, Handover
+from newsletter.store.subscriptions import Subscriber, Subscription
+from newsletter.tokens import Purpose, TokenSigner
+
+CONFIRM_WITHIN = timedelta(days=7)
+"""How long a confirmation link works, and how long a pending row is kept."""
+
+NEXT = "next"
+NEWEST = "newest"
+NAMED_ONLY = "named-only"
+"""A post with this tag is shown only where a letter names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composed:
+    """An email, ready to leave."""
+
+    envelope: Envelope
+    handover: Handover
+    min_gap: timedelta
+
+
+class Composer:
+    """Makes emails out of deliveries.
+
+    Args:
+        site: in whose name they are sent.
+        signer: signs the links.
+    """
+
+    def __init__(self, *, site: Site, signer: TokenSigner, editions: Editions) -> None:
+        self._site = site
+        self._signer = signer
+        self._editions = editions
+        self._domain = site.from_address.rpartition("@")[2]
+        # Opaque for everybody, and the same for all lists of this site.
+        self._feedback_sender = hashlib.sha256(f"feedback {self._domain}".encode()).hexdigest()[:10]
+
+    def links(self, reader: Subscriber, subscription_id: UUID) -> Links:
+        """One reader's own links, absolute. Leaving never expires."""
+        base = self._site.base_url
+        settings_token = self._signer.sign(Purpose.PREFERENCES, reader.id, generation=reader.link_generation)
+        leave_token = self._signer.sign(Purpose.UNSUBSCRIBE, subscription_id)
+        return Links(
+            unsubscribe=f"{base}/unsubscribe/{leave_token}",
+            preferences=f"{base}/preferences/{settings_token}",
+            pause=f"{base}/preferences/{settings_token}#pause",
+            too_much=f"{base}/too-much",
+        )
+
+    def compose(
+        self, connection: Connection, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime
+    ) -> Composed | None:
+        """The email of a delivery, rendered from the live revision; a repeat from the one it was handed over with.
+
+        Returns:
+            None where there is nothing to send: its step or subscription is gone.
+
+        Raises:
+            RenderError: it cannot be rendered.
+            AddressError: the stored address cannot be written to.
+        """
+        if item.kind is Kind.LETTER:
+            return self._letter(connection, edition, reader, item, now=now)
+        return self._notice(edition, reader, item, now=now)
+
+    def step_of(self, edition: Edition, item: Delivery) -> Step | None:
+        """The step of a letter in a revision, or None where that has it no more."""
+        sequence = edition.revision.sequence(item.sequence_key or "")
+        return None if sequence is None else sequence.step(item.step or "")
+
+    def gap_before(self, edition: Edition, reader: Subscriber, item: Delivery) -> timedelta:
+        """What must lie between a letter and the last one of its sequence."""
+        step = self.step_of(edition, item)
+        usual = min_gap(reader.pace)
+        if step is None or step.after is None:
+            return usual
+        # Slot time on a local date: a clock change, or an acceptance behind its slot, takes some hours off.
+        return min(usual, max(timedelta(), step.after * reader.pace - timedelta(hours=12)))
+
+    def _letter(
+        self, connection: Connection, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime
+    ) -> Composed | None:
+        record = (
+            subscriptions.get_subscription(connection, item.subscription_id) if item.subscription_id else None
+        )
+        is_repeat = item.doubts > 0 and item.revision is not None
+        if is_repeat and item.revision is not None:
+            edition = self._editions.get(connection, item.revision)
+        step = self.step_of(edition, item)
+        sequence = edition.revision.sequence(item.sequence_key or "")
+        if record is None or step is None or sequence is None:
+            return None
+        number, total = self._position(connection, edition, sequence, record, item)
+        if is_repeat:
+            affirmation = edition.revision.affirmation(item.affirmation) if item.affirmation else None
+            posts = tuple(filter(None, map(edition.revision.related_post, item.posts or ())))
+        else:
+            shown = subscriptions.shown_to(connection, reader.id)
+            affirmation = choose_affirmation(edition.revision, step, had=shown[0])
+            posts = choose_posts(edition.revision, step, shown=shown[1], discreet=reader.discreet)
+        links = self.links(reader, record.id)
+        facts = LetterFacts(
+            number=item.number or number if is_repeat else number,
+            total=total,
+            affirmation=affirmation,
+            posts=tuple(self._absolute(post) for post in posts),
+            country=reader.country,
+            discreet=reader.discreet,
+            welcome_back=_is_welcome_back(record),
+            local_date=local_date(item.due_at, reader),
+            links=links,
+        )
+        rendered = edition.typesetter.letter(sequence, step, facts)
+        handover = Handover(
+            revision=edition.number,
+            message_id=(is_repeat and item.message_id) or message_id_for(item.id, self._domain),
+            message_date=(is_repeat and item.message_date) or now.replace(microsecond=0),
+            affirmation=affirmation.key if affirmation else None,
+            posts=tuple(post.key for post in posts),
+            number=facts.number,
+        )
+        return self._seal(rendered, reader, handover, unsubscribe=links.unsubscribe, kind=item.kind,
+                          gap=self.gap_before(edition, reader, item))  # fmt: skip
+
+    def _position(
+        self,
+        connection: Connection,
+        edition: Edition,
+        sequence: Sequence,
+        record: Subscription,
+        item: Delivery,
+    ) -> tuple[int, int | None]:
+        """The n and m of "Letter n of m"; no m for a sequence without an end."""
+        place = subscriptions.places(connection, [record])[record.id]
+        place = progress.catch_up(place, edition.outlines.get(sequence.key, ()))
+        received = place.received - {item.step}
+        number = len(received) + 1
+        if sequence.on_finish.finish is Finish.REPEAT:
+            return number, None
+        ahead = progress.steps_ahead(sequence, received=received, passed=place.passed - {item.step})
+        return number, len(received) + ahead
+
+    def _notice(
+        self, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime
+    ) -> Composed | None:
+        facts: NoticeFacts
+        match item.kind:
+            case Kind.CONFIRMATION:
+                expires_at = item.created_at + CONFIRM_WITHIN
+                token = self._signer.sign(Purpose.CONFIRM, item.id, expires_at=expires_at)
+                facts = NoticeFacts(
+                    action_url=f"{self._site.base_url}/confirm/{token}",
+                    discreet=reader.discreet,
+                    expires_text=f"until {_day_in_words(local_date(expires_at, reader))}",
+                )
+            case Kind.ALREADY_SUBSCRIBED:
+                token = self._signer.sign(Purpose.PREFERENCES, reader.id, generation=reader.link_generation)
+                facts = NoticeFacts(
+                    action_url=f"{self._site.base_url}/preferences/{token}", discreet=reader.discreet
+                )
+            case _:
+                message = f"There is no template for an email of kind {item.kind}."
+                raise RenderError(message)
+        rendered = edition.typesetter.notice(item.kind, facts)
+        handover = Handover(
+            revision=edition.number,
+            message_id=item.message_id or message_id_for(item.id, self._domain),
+            message_date=item.message_date or now.replace(microsecond=0),
+        )
+        return self._seal(rendered, reader, handover, unsubscribe=None, kind=item.kind, gap=timedelta())
+
+    def _seal(
+        self, rendered: Rendered, reader: Subscriber, handover: Handover, *, unsubscribe: str | None, kind: Kind,
+        gap: timedelta,
+    ) -> Composed:  # fmt: skip
+        address: Address = parse_address(reader.address)
+        is_letter = kind is Kind.LETTER
+        headers = MessageHeaders(
+            from_name=rendered.from_name,
+            from_address=self._site.from_address,
+            to=address.text if address.needs_smtputf8 else address.wire,
+            reply_to=rendered.reply_to or self._site.reply_to,
+            date=handover.message_date,
+            message_id=handover.message_id,
+            list_id=f"letters.{self._domain}" if is_letter else None,
+            unsubscribe_url=unsubscribe,
+            feedback_id=f"r{handover.revision}:{kind.value.partition('_')[0]}:mail:{self._feedback_sender}",
+        )
+        content = compose(rendered, headers, smtputf8=address.needs_smtputf8)
+        envelope = Envelope(
+            sender=self._site.from_address,
+            recipient=address.wire,
+            content=content,
+            smtputf8=address.needs_smtputf8,
+        )
+        return Composed(envelope=envelope, handover=handover, min_gap=gap)
+
+    def _absolute(self, post: RelatedPost) -> RelatedPost:
+        return (
+            post if "://" in post.url else replace(post, url=f"{self._site.site_url}/{post.url.lstrip('/')}")
+        )
+
+
+def choose_affirmation(revision: Revision, step: Step, *, had: list[str]) -> Affirmation | None:
+    """The affirmation of a letter: the named one, or the next that this reader has not had.
+
+    Args:
+        had: what the reader has had, the one had longest ago first.
+    """
+    if step.affirmation != NEXT:
+        return revision.affirmation(step.affirmation) if step.affirmation else None
+    fresh = next((item for item in revision.affirmations if item.key not in had), None)
+    if fresh is not None:
+        return fresh
+    return next((item for key in had if (item := revision.affirmation(key)) is not None), None)
+
+
+def choose_posts(
+    revision: Revision, step: Step, *, shown: list[str], discreet: bool
+) -> tuple[RelatedPost, ...]:
+    """The related posts of a letter: the named ones, or the newest that this reader has not been shown.
+
+    Args:
+        shown: what the reader has been shown, the one shown longest ago first.
+    """
+    named = step.related_discreet if discreet and step.related_discreet is not None else step.related
+    if named == (NEWEST,):
+        fit = [post for post in revision.related_posts if NAMED_ONLY not in post.tags]
+        fit = [post for post in fit if not (discreet and post.hide_when_discreet)]
+        fresh = sorted(
+            (post for post in fit if post.key not in shown), key=lambda post: post.published or date.min
+        )
+        if fresh:
+            return (fresh[-1],)
+        again = [post for key in shown for post in fit if post.key == key]
+        return tuple(again[:1])
+    posts = [post for key in named if (post := revision.related_post(key)) is not None]
+    return tuple(post for post in posts if not (discreet and post.hide_when_discreet))
+
+
+def local_date(instant: datetime, reader: Subscriber) -> date:
+    """The reader's date at an instant."""
+    return instant.astimezone(ZoneInfo(reader.slot.timezone)).date()
+
+
+def _is_welcome_back(record: Subscription) -> bool:
+    if record.resumed_at is None:
+        return False
+    return record.last_letter_at is None or record.resumed_at > record.last_letter_at
+
+
+def _day_in_words(day: date) -> str:
+    return f"{day.day} {day:%B %Y}"

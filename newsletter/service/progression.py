@@ -1,0 +1,206 @@
+"""How a subscription moves: caught up with new revisions, on to its next step, into its next round, to its end.
+
+Every function runs inside the caller's transaction, with the subscriber's row locked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from newsletter.domain import progress
+from newsletter.domain.cadence import Due, next_due, resume_due
+from newsletter.domain.progress import Place
+from newsletter.domain.sequence import Finish, Step
+from newsletter.domain.subscription import Action, State, after
+from newsletter.service.editions import Edition
+from newsletter.store import subscriptions
+from newsletter.store.database import Connection
+from newsletter.store.deliveries import Delivery
+from newsletter.store.subscriptions import Subscriber, Subscription
+
+
+def catch_up(
+    connection: Connection, edition: Edition, record: Subscription, place: Place
+) -> tuple[Subscription, Place]:
+    """Bring a subscription up to the live revision: which new steps pass it by, and behind what it stands."""
+    current = progress.catch_up(place, edition.outlines.get(record.sequence_key, ()))
+    if current.passed != place.passed:
+        subscriptions.save_passed(connection, record.id, before=place, now=current)
+    return replace(record, anchor=current.anchor, seen_revision=current.seen_revision), current
+
+
+def upcoming(edition: Edition, record: Subscription, place: Place) -> Step | None:
+    """The step that comes next, or None at the end of the round."""
+    sequence = edition.revision.sequence(record.sequence_key)
+    if sequence is None:
+        return None
+    return progress.next_step(sequence, received=place.received, passed=place.passed)
+
+
+def move_on(
+    connection: Connection,
+    edition: Edition,
+    reader: Subscriber,
+    record: Subscription,
+    place: Place,
+    *,
+    now: datetime,
+) -> Subscription:
+    """Set when the next step is due, or do what the sequence says about its end.
+
+    Returns:
+        The subscription as it shall be; the caller saves it. A successor is saved here.
+    """
+    if record.state is State.LEFT:
+        return replace(record, next_due_at=None, due_rule=None)
+    step = upcoming(edition, record, place)
+    if step is not None:
+        return _with_due(record, when_due(reader, record, step, now=now))
+    return _finish(connection, edition, reader, record, place, now=now)
+
+
+def when_due(reader: Subscriber, record: Subscription, step: Step | None, *, now: datetime) -> Due | None:
+    """When `step` is due for a reader; None while they are paused until they say so."""
+    if record.state is State.PAUSED:
+        if reader.paused_until is None:
+            return None
+        return resume_due(
+            reader.slot,
+            on=reader.paused_until,
+            now=now,
+            last_letter_at=record.last_letter_at,
+            pace=reader.pace,
+        )
+    return next_due(
+        reader.slot,
+        now=now,
+        last_letter_at=record.last_letter_at,
+        after=None if step is None else step.after,
+        pace=reader.pace,
+    )
+
+
+def receive(
+    connection: Connection, edition: Edition, reader: Subscriber, letter: Delivery, *, now: datetime
+) -> None:
+    """Move a subscription on behind a letter that was accepted, or that counts as received."""
+    record = (
+        subscriptions.get_subscription(connection, letter.subscription_id) if letter.subscription_id else None
+    )
+    if record is None:
+        return
+    moved = replace(record, last_letter_at=now, next_due_at=None)
+    if letter.round == record.round and letter.step is not None:
+        place = subscriptions.places(connection, [record])[record.id]
+        # First the edits, judged by what had been received before this letter; then the letter.
+        moved, place = catch_up(connection, edition, moved, place)
+        place = progress.receive(place, letter.step)
+        moved = replace(
+            moved, last_step=letter.step, anchor=_anchor(edition, record.sequence_key, letter.step)
+        )
+        moved = move_on(connection, edition, reader, moved, place, now=now)
+    subscriptions.save_subscription(connection, record, moved)
+
+
+def finish_retired(connection: Connection, record: Subscription, *, now: datetime) -> Subscription:
+    """The end of a subscription whose sequence was taken back."""
+    state = after(record.state, Action.FINISH)
+    if state is None:
+        return record
+    subscriptions.tell(
+        connection, "finished", subscriber_id=record.subscriber_id, subscription_id=record.id, now=now,
+        sequence=record.sequence_key, reason="the sequence was retired",
+    )  # fmt: skip
+    return replace(record, state=state, next_due_at=None, due_rule=None)
+
+
+def _finish(
+    connection: Connection,
+    edition: Edition,
+    reader: Subscriber,
+    record: Subscription,
+    place: Place,
+    *,
+    now: datetime,
+) -> Subscription:
+    sequence = edition.revision.sequence(record.sequence_key)
+    if sequence is None:
+        return finish_retired(connection, record, now=now)
+    match sequence.on_finish.finish:
+        case Finish.REPEAT:
+            begun = replace(record, round=record.round + 1, anchor=None)
+            _tell(connection, record, "round_begun", now=now, round=begun.round)
+            first = upcoming(edition, begun, progress.begin_round(place))
+            return _with_due(begun, when_due(reader, begun, first, now=now))
+        case Finish.HOLD:
+            if record.state is State.ACTIVE:
+                _tell(
+                    connection,
+                    record,
+                    "waiting",
+                    now=now,
+                    reason="all letters received; the sequence may grow",
+                )
+                return replace(record, state=State.WAITING, next_due_at=None, due_rule=None)
+            return replace(record, next_due_at=None, due_rule=None)
+        case Finish.STOP:
+            pass
+        case Finish.CONTINUE_WITH:
+            successor = sequence.on_finish.continue_with
+            if successor is not None:
+                _continue_with(connection, edition, reader, record, successor, now=now)
+    state = after(record.state, Action.FINISH)
+    _tell(connection, record, "finished", now=now, reason="all letters received")
+    return replace(record, state=state or record.state, next_due_at=None, due_rule=None)
+
+
+def _continue_with(
+    connection: Connection,
+    edition: Edition,
+    reader: Subscriber,
+    record: Subscription,
+    successor: str,
+    *,
+    now: datetime,
+) -> None:
+    """Subscribe to the successor in the same transaction, unless the reader has it or ever left it."""
+    known = {other.sequence_key for other in subscriptions.subscriptions_of(connection, reader.id)}
+    sequence = edition.revision.sequence(successor)
+    if successor in known or sequence is None:
+        return
+    taken = subscriptions.add_subscription(
+        connection,
+        subscriber_id=reader.id,
+        sequence_key=successor,
+        state=record.state,
+        seen_revision=edition.number,
+        last_letter_at=record.last_letter_at,  # min_gap is kept across
+        now=now,
+    )
+    due = when_due(reader, taken, sequence.steps[0], now=now)
+    subscriptions.save_subscription(connection, taken, _with_due(taken, due))
+    _tell(connection, taken, "continued", now=now, reason=f"{record.sequence_key} was finished")
+
+
+def _anchor(edition: Edition, sequence_key: str, step: str) -> str | None:
+    """Behind which step of the live revision somebody stands who has received `step`."""
+    outlines = edition.outlines.get(sequence_key, ())
+    live = outlines[-1].steps if outlines else ()
+    last_with_it = next((outline.steps for outline in reversed(outlines) if step in outline.steps), ())
+    return progress.surviving_anchor(step, before=last_with_it, now=live)
+
+
+def _with_due(record: Subscription, due: Due | None) -> Subscription:
+    if due is None:
+        return replace(record, next_due_at=None, due_rule=None)
+    return replace(record, next_due_at=due.at, due_rule=due.rule)
+
+
+def _tell(
+    connection: Connection, record: Subscription, kind: str, *, now: datetime, **detail: object
+) -> None:
+    subscriptions.tell(
+        connection, kind, subscriber_id=record.subscriber_id, subscription_id=record.id, now=now,
+        sequence=record.sequence_key, **detail,
+    )  # fmt: skip

@@ -1,0 +1,208 @@
+"""Engines, transactions and migrations."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
+
+from newsletter.errors import DatabaseRefused, SettingsError
+
+__all__ = ["Conflict", "Connection", "Database", "DatabaseUnavailable"]
+
+DatabaseUnavailable = OperationalError
+"""What a statement raises when the database is locked, full, gone or unreachable."""
+
+Conflict = IntegrityError
+"""What a statement raises that would break a unique key or a check."""
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK = 0x6E657773  # "news": one process migrates at a time
+_BUSY_TIMEOUT_MS = 30_000
+
+
+class Database:
+    """One database, SQLite or PostgreSQL.
+
+    Args:
+        url: `sqlite:///file` or `postgresql://user:password@host/name`.
+        pool_size: connections kept open; every thread that sends needs one.
+
+    Raises:
+        SettingsError: the URL cannot work.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self.url = _parse_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._engine = _open_engine(self.url, pool_size=pool_size)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads; on SQLite it waits for no writer."""
+        with self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that is committed at the end, or rolled back when anything is raised.
+
+        SQLite takes the write lock at once: a plain BEGIN that reads first would fail instead of waiting.
+        """
+        with self._engine.connect() as connection:
+            writing = connection.execution_options(sqlite_begin="IMMEDIATE")
+            with writing.begin():
+                yield writing
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    def is_fresh(self) -> bool:
+        """Whether the database was never migrated."""
+        return self._version() is None
+
+    def upgrade(self) -> bool:
+        """Bring the schema to this program's version.
+
+        Returns:
+            Whether anything was done.
+
+        Raises:
+            DatabaseRefused: the schema is newer than this program, or the database cannot be written to.
+        """
+        with _explained(self.url), self._engine.connect() as connection:
+            if not self.is_sqlite:
+                connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
+                connection.commit()
+            try:
+                if self._judge(self._version(connection)) == "current":
+                    return False
+                connection.rollback()
+                command.upgrade(_config(connection), "head")
+                connection.commit()
+                return True
+            finally:
+                if not self.is_sqlite:
+                    connection.rollback()
+                    connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
+                    connection.commit()
+
+    def check(self) -> None:
+        """Make sure that this program and the schema fit.
+
+        Raises:
+            DatabaseRefused: the schema is missing, older or newer; the text says what to do.
+        """
+        match self._judge(self._version()):
+            case "fresh":
+                message = f"The database {_shown(self.url)} is empty. Run `newsletter db upgrade` first."
+                raise DatabaseRefused(message)
+            case "older":
+                message = f"The database {_shown(self.url)} is older than this program. Run `newsletter db upgrade`."
+                raise DatabaseRefused(message)
+
+    def _version(self, connection: Connection | None = None) -> str | None:
+        if connection is not None:
+            return MigrationContext.configure(connection).get_current_revision()
+        with _explained(self.url), self._engine.connect() as own:
+            return MigrationContext.configure(own).get_current_revision()
+
+    def _judge(self, version: str | None) -> str:
+        """`fresh`, `older` or `current`; a newer schema is refused."""
+        if version is None:
+            return "fresh"
+        script = ScriptDirectory.from_config(_config(None))
+        if version not in {item.revision for item in script.walk_revisions()}:
+            message = (
+                f"The database {_shown(self.url)} is newer than this program (schema {version})."
+                " Install the version of newsletter that made it, or restore a backup."
+            )
+            raise DatabaseRefused(message)
+        return "current" if version == script.get_current_head() else "older"
+
+
+def _parse_url(text_url: str) -> URL:
+    try:
+        url = make_url(text_url)
+    except ArgumentError as error:
+        message = (
+            "NEWSLETTER_DATABASE_URL is no database address; write sqlite:///newsletter.db or postgresql://…"
+        )
+        raise SettingsError(message) from error
+    match url.get_backend_name():
+        case "sqlite":
+            return url.set(drivername="sqlite")
+        case "postgresql" | "postgres":
+            return url.set(drivername="postgresql+psycopg")
+        case other:
+            message = (
+                f"NEWSLETTER_DATABASE_URL: {other} is not supported; write sqlite:///… or postgresql://…"
+            )
+            raise SettingsError(message)
+
+
+def _open_engine(url: URL, *, pool_size: int) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000}, pool_size=pool_size,
+                               max_overflow=20)  # fmt: skip
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    try:
+        return create_engine(url, pool_size=pool_size, max_overflow=20, pool_pre_ping=True)
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        message = "PostgreSQL needs one more package: install `newsletter[postgres]`."
+        raise SettingsError(message) from error
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:  # noqa: ANN401  (SQLAlchemy's hook)
+    # The driver must not begin transactions of its own: `_begin_sqlite` does.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout = {_BUSY_TIMEOUT_MS}",
+        "journal_mode = WAL",
+        # With NORMAL a power cut could undo an unsubscribe that was already answered.
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "secure_delete = ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    kind = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
+    connection.exec_driver_sql(f"BEGIN {kind}")
+
+
+def _config(connection: Connection | None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _shown(url: URL) -> str:
+    return url.render_as_string(hide_password=True)
+
+
+@contextmanager
+def _explained(url: URL) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        message = f"The database {_shown(url)} cannot be used: {reason}. Check NEWSLETTER_DATABASE_URL."
+        raise DatabaseRefused(message) from error

@@ -1,0 +1,183 @@
+"""What was published: immutable snapshots, numbered from 1; the last one is live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select, text, update
+
+from newsletter.domain.progress import Outline
+from newsletter.domain.subscription import State
+from newsletter.store.tables import revision, signing_key, step_name, subscription
+from newsletter.store.statements import insert_or_nothing
+
+_PUBLISH_LOCK = 0x7075626C  # "publ": one publication at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevisionHead:
+    """All of a revision but its content. `retimed_at`: when every reader it affects was re-timed."""
+
+    number: int
+    published_at: datetime
+    note: str | None
+    digest: str
+    retimed_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How many open subscriptions of a sequence stand behind one step (None: before the first letter)."""
+
+    anchor: str | None
+    seen_revision: int
+    state: State
+    count: int
+
+
+def lock_publishing(connection: Connection) -> None:
+    """Let no other publication begin before this transaction ends; SQLite's write lock does that anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _PUBLISH_LOCK})
+
+
+def live_number(connection: Connection) -> int:
+    """The number of the live revision; 0 while nothing is published."""
+    return connection.scalar(select(func.max(revision.c.number))) or 0
+
+
+def get_head(connection: Connection, number: int) -> RevisionHead | None:
+    """What is known of a revision."""
+    row = connection.execute(select(*_HEAD).where(revision.c.number == number)).one_or_none()
+    return None if row is None else RevisionHead(**row._mapping)
+
+
+def list_heads(connection: Connection, *, limit: int = 50) -> list[RevisionHead]:
+    """The newest revisions, the newest first."""
+    rows = connection.execute(select(*_HEAD).order_by(revision.c.number.desc()).limit(limit))
+    return [RevisionHead(**row._mapping) for row in rows]
+
+
+def get_snapshot(connection: Connection, number: int) -> str:
+    """The content of a revision, as JSON.
+
+    Raises:
+        KeyError: there is no such revision.
+    """
+    snapshot: str | None = connection.scalar(select(revision.c.snapshot).where(revision.c.number == number))
+    if snapshot is None:
+        raise KeyError(number)
+    return snapshot
+
+
+def outlines(connection: Connection) -> dict[str, list[Outline]]:
+    """By sequence: its order in every revision that has it, the oldest first."""
+    found: dict[str, list[Outline]] = {}
+    rows = connection.execute(select(revision.c.number, revision.c.outlines).order_by(revision.c.number))
+    for row in rows:
+        for key, outline in row.outlines.items():
+            found.setdefault(key, []).append(
+                Outline(
+                    revision=row.number,
+                    steps=tuple(outline["steps"]),
+                    deliver_late=frozenset(outline["deliver_late"]),
+                )
+            )
+    return found
+
+
+def add_revision(
+    connection: Connection,
+    *,
+    number: int,
+    digest: str,
+    snapshot: str,
+    outlines: Mapping[str, Outline],
+    note: str | None,
+    now: datetime,
+) -> None:
+    """Make a revision live, for every worker at once."""
+    plain = {
+        key: {"steps": list(outline.steps), "deliver_late": sorted(outline.deliver_late)}
+        for key, outline in outlines.items()
+    }
+    connection.execute(
+        insert(revision).values(
+            number=number, published_at=now, note=note, digest=digest, outlines=plain, snapshot=snapshot
+        )
+    )
+
+
+def set_retimed(connection: Connection, number: int, *, now: datetime) -> None:
+    """Everybody whom a revision affects has been re-timed."""
+    connection.execute(update(revision).where(revision.c.number == number).values(retimed_at=now))
+
+
+def untimed(connection: Connection) -> list[int]:
+    """The revisions whose re-timing was not finished, the oldest first."""
+    return list(
+        connection.scalars(
+            select(revision.c.number).where(revision.c.retimed_at.is_(None)).order_by(revision.c.number)
+        )
+    )
+
+
+def step_names(connection: Connection) -> dict[tuple[str, str], str]:
+    """By sequence and step key: the identity that the key last stood for."""
+    rows = connection.execute(select(step_name))
+    return {(row.sequence_key, row.name): row.identity for row in rows}
+
+
+def save_step_names(connection: Connection, names: Mapping[tuple[str, str], str]) -> None:
+    """Write which identities step keys stand for from now on."""
+    for (sequence_key, name), identity in names.items():
+        connection.execute(
+            delete(step_name).where(step_name.c.sequence_key == sequence_key, step_name.c.name == name)
+        )
+        connection.execute(insert(step_name).values(sequence_key=sequence_key, name=name, identity=identity))
+
+
+def standings(connection: Connection, sequence_keys: Sequence[str]) -> dict[str, list[Standing]]:
+    """How many people stand where in some sequences, those who have left or never confirmed left out."""
+    columns = [
+        subscription.c.sequence_key, subscription.c.anchor, subscription.c.seen_revision, subscription.c.state,
+    ]  # fmt: skip
+    statement = (
+        select(*columns, func.count().label("count"))
+        .where(
+            subscription.c.sequence_key.in_(sequence_keys),
+            subscription.c.state.in_([State.ACTIVE, State.PAUSED, State.WAITING]),
+        )
+        .group_by(*columns)
+    )
+    found: dict[str, list[Standing]] = {key: [] for key in sequence_keys}
+    for row in connection.execute(statement):
+        values: dict[str, Any] = dict(row._mapping)
+        key = values.pop("sequence_key")
+        found[key].append(Standing(**{**values, "state": State(row.state)}))
+    return found
+
+
+def note_signing_key(connection: Connection, key_id: str, *, now: datetime) -> None:
+    """Remember that links are signed with a key, and when last."""
+    if not insert_or_nothing(connection, signing_key, {"key_id": key_id, "last_signed_at": now}):
+        connection.execute(
+            update(signing_key).where(signing_key.c.key_id == key_id).values(last_signed_at=now)
+        )
+
+
+def signing_keys(connection: Connection) -> dict[str, datetime]:
+    """Every key that ever signed a link, and when last."""
+    return {row.key_id: row.last_signed_at for row in connection.execute(select(signing_key))}
+
+
+_HEAD = [
+    revision.c.number,
+    revision.c.published_at,
+    revision.c.note,
+    revision.c.digest,
+    revision.c.retimed_at,
+]

@@ -1,0 +1,483 @@
+"""Subscribers, their subscriptions, and the story of both."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, Row, and_, case, delete, exists, insert, or_, select, update
+
+from newsletter.domain.cadence import Slot
+from newsletter.domain.delivery import Kind
+from newsletter.domain.delivery import State as DeliveryState
+from newsletter.domain.progress import Place
+from newsletter.domain.subscription import Action, State, SubscriberId, SubscriptionId, after
+from newsletter.store.statements import insert_or_nothing
+from newsletter.store.tables import (
+    delivery,
+    event,
+    notice,
+    passed_step,
+    subscriber,
+    subscription,
+    suppression,
+)
+from newsletter.store.types import ordered_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subscriber:
+    """One person, one address. `paused_until` is a local date of theirs."""
+
+    id: SubscriberId
+    address: str
+    address_key: str
+    slot: Slot
+    pace: int
+    country: str | None
+    discreet: bool
+    paused_until: date | None
+    link_generation: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subscription:
+    """A subscriber's place in one sequence. Instants are UTC; steps are identities."""
+
+    id: SubscriptionId
+    subscriber_id: SubscriberId
+    sequence_key: str
+    state: State
+    round: int
+    last_step: str | None
+    anchor: str | None
+    seen_revision: int
+    next_due_at: datetime | None
+    due_rule: str | None
+    last_letter_at: datetime | None
+    resumed_at: datetime | None
+    created_at: datetime
+    confirmed_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One thing that happened to a subscriber, and why."""
+
+    subscriber_id: SubscriberId
+    subscription_id: SubscriptionId | None
+    at: datetime
+    kind: str
+    detail: dict[str, Any]
+
+
+def add_subscriber(
+    connection: Connection,
+    *,
+    address: str,
+    address_key: str,
+    slot: Slot,
+    country: str | None,
+    discreet: bool,
+    now: datetime,
+) -> Subscriber:
+    """A new subscriber; the caller has made sure that the address is not known."""
+    record = Subscriber(
+        id=SubscriberId(uuid4()),
+        address=address,
+        address_key=address_key,
+        slot=slot,
+        pace=1,
+        country=country,
+        discreet=discreet,
+        paused_until=None,
+        link_generation=1,
+        created_at=now,
+    )
+    connection.execute(
+        insert(subscriber).values(
+            id=record.id,
+            address=address,
+            address_key=address_key,
+            **_slot_values(slot),
+            country=country,
+            discreet=discreet,
+            created_at=now,
+        )
+    )
+    return record
+
+
+def find_subscriber(connection: Connection, *, address_key: str, lock: bool = False) -> Subscriber | None:
+    """The subscriber of that address; `lock` keeps the row until the transaction ends."""
+    return _one_subscriber(connection, subscriber.c.address_key == address_key, lock=lock)
+
+
+def get_subscriber(connection: Connection, identifier: UUID, *, lock: bool = False) -> Subscriber | None:
+    """The subscriber of that id; `lock` keeps the row until the transaction ends."""
+    return _one_subscriber(connection, subscriber.c.id == identifier, lock=lock)
+
+
+def get_subscribers(connection: Connection, identifiers: Collection[UUID]) -> dict[UUID, Subscriber]:
+    """The subscribers of those ids."""
+    rows = connection.execute(select(subscriber).where(subscriber.c.id.in_(identifiers)))
+    return {row.id: _to_subscriber(row) for row in rows}
+
+
+def list_subscribers(
+    connection: Connection, *, after: str = "", limit: int, state: State | None = None
+) -> list[Subscriber]:
+    """A page of subscribers in order of their address key, from behind `after`."""
+    statement = select(subscriber).where(subscriber.c.address_key > after)
+    if state is not None:
+        in_state = exists().where(
+            subscription.c.subscriber_id == subscriber.c.id, subscription.c.state == state
+        )
+        statement = statement.where(in_state)
+    rows = connection.execute(statement.order_by(subscriber.c.address_key).limit(limit))
+    return [_to_subscriber(row) for row in rows]
+
+
+def set_reader(
+    connection: Connection, identifier: SubscriberId, *, slot: Slot, country: str | None, discreet: bool
+) -> None:
+    """Another slot, country or mode."""
+    connection.execute(
+        update(subscriber)
+        .where(subscriber.c.id == identifier)
+        .values(**_slot_values(slot), country=country, discreet=discreet)
+    )
+
+
+def set_paused_until(connection: Connection, identifier: SubscriberId, until: date | None) -> None:
+    """The local date on which letters come again; None: not paused, or until the reader says so."""
+    connection.execute(update(subscriber).where(subscriber.c.id == identifier).values(paused_until=until))
+
+
+def erase_subscriber(connection: Connection, identifier: SubscriberId) -> None:
+    """Remove the subscriber and everything that hangs on them."""
+    connection.execute(delete(subscriber).where(subscriber.c.id == identifier))
+
+
+def add_subscription(
+    connection: Connection,
+    *,
+    subscriber_id: SubscriberId,
+    sequence_key: str,
+    state: State,
+    seen_revision: int,
+    now: datetime,
+    next_due_at: datetime | None = None,
+    due_rule: str | None = None,
+    last_letter_at: datetime | None = None,
+) -> Subscription:
+    """A new subscription; the caller has made sure that the subscriber has none to this sequence."""
+    record = Subscription(
+        id=SubscriptionId(ordered_id()),
+        subscriber_id=subscriber_id,
+        sequence_key=sequence_key,
+        state=state,
+        round=1,
+        last_step=None,
+        anchor=None,
+        seen_revision=seen_revision,
+        next_due_at=next_due_at,
+        due_rule=due_rule,
+        last_letter_at=last_letter_at,
+        resumed_at=None,
+        created_at=now,
+        confirmed_at=None if state is State.PENDING else now,
+    )
+    values = {column.name: getattr(record, column.name) for column in subscription.columns}
+    connection.execute(insert(subscription).values(values))
+    return record
+
+
+def get_subscription(connection: Connection, identifier: UUID) -> Subscription | None:
+    """The subscription of that id."""
+    row = connection.execute(select(subscription).where(subscription.c.id == identifier)).one_or_none()
+    return None if row is None else _to_subscription(row)
+
+
+def subscriptions_of(connection: Connection, subscriber_id: UUID) -> list[Subscription]:
+    """All subscriptions of one subscriber, the oldest first."""
+    return subscriptions_of_many(connection, [subscriber_id]).get(subscriber_id, [])
+
+
+def subscriptions_of_many(
+    connection: Connection, subscriber_ids: Collection[UUID]
+) -> dict[UUID, list[Subscription]]:
+    """All subscriptions of several subscribers, each one's oldest first."""
+    found: dict[UUID, list[Subscription]] = {}
+    rows = connection.execute(
+        select(subscription)
+        .where(subscription.c.subscriber_id.in_(subscriber_ids))
+        .order_by(subscription.c.created_at, subscription.c.id)
+    )
+    for row in rows:
+        found.setdefault(row.subscriber_id, []).append(_to_subscription(row))
+    return found
+
+
+def due_subscribers(connection: Connection, *, now: datetime, limit: int) -> list[SubscriberId]:
+    """Lock subscribers for whom a subscription is due; those whom another process has locked are left to it."""
+    statement = (
+        select(subscriber.c.id)
+        .join(subscription, subscription.c.subscriber_id == subscriber.c.id)
+        .where(subscription.c.next_due_at <= now)
+        .order_by(subscription.c.next_due_at, subscription.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=subscriber)
+    )
+    return list(dict.fromkeys(connection.scalars(statement)))
+
+
+def followers(
+    connection: Connection, sequence_keys: Collection[str], *, after: UUID | None, limit: int
+) -> list[Subscription]:
+    """A page of the open subscriptions to some sequences, in order of id."""
+    statement = select(subscription).where(
+        subscription.c.sequence_key.in_(sequence_keys),
+        subscription.c.state.in_([State.ACTIVE, State.PAUSED, State.WAITING]),
+    )
+    if after is not None:
+        statement = statement.where(subscription.c.id > after)
+    rows = connection.execute(statement.order_by(subscription.c.id).limit(limit))
+    return [_to_subscription(row) for row in rows]
+
+
+def save_subscription(connection: Connection, before: Subscription, record: Subscription) -> bool:
+    """Write what changed between `before` and `record`, if nobody else moved the subscription in between.
+
+    Returns:
+        Whether it was written; False where state or due instant are no longer what `before` says.
+    """
+    changed = {
+        column.name: getattr(record, column.name)
+        for column in subscription.columns
+        if getattr(record, column.name) != getattr(before, column.name)
+    }
+    if not changed:
+        return True
+    unmoved = and_(
+        subscription.c.id == before.id,
+        subscription.c.state == before.state,
+        subscription.c.next_due_at.is_not_distinct_from(before.next_due_at),
+    )
+    return connection.execute(update(subscription).where(unmoved).values(changed)).rowcount == 1
+
+
+def leave(connection: Connection, record: Subscription) -> bool:
+    """End a subscription where its state allows it; whether it did."""
+    state = after(record.state, Action.LEAVE)
+    if state is None:
+        return False
+    return save_subscription(
+        connection, record, replace(record, state=state, next_due_at=None, due_rule=None)
+    )
+
+
+def places(connection: Connection, subscriptions: Sequence[Subscription]) -> dict[UUID, Place]:
+    """Where each of the subscriptions stands in its present round."""
+    ids = [item.id for item in subscriptions]
+    received: dict[UUID, set[str]] = {item.id: set() for item in subscriptions}
+    passed: dict[UUID, set[str]] = {item.id: set() for item in subscriptions}
+    in_round = and_(delivery.c.subscription_id == subscription.c.id, delivery.c.round == subscription.c.round)
+    for row in connection.execute(
+        select(subscription.c.id, delivery.c.step)
+        .join(delivery, in_round)
+        .where(subscription.c.id.in_(ids), delivery.c.kind == Kind.LETTER, delivery.c.received)
+    ):
+        received[row.id].add(row.step)
+    for row in connection.execute(
+        select(passed_step.c.subscription_id, passed_step.c.step)
+        .join(subscription, subscription.c.id == passed_step.c.subscription_id)
+        .where(subscription.c.id.in_(ids), passed_step.c.round == subscription.c.round)
+    ):
+        passed[row.subscription_id].add(row.step)
+    return {
+        item.id: Place(
+            round=item.round,
+            anchor=item.anchor,
+            seen_revision=item.seen_revision,
+            received=frozenset(received[item.id]),
+            passed=frozenset(passed[item.id]),
+        )
+        for item in subscriptions
+    }
+
+
+def save_passed(connection: Connection, identifier: SubscriptionId, *, before: Place, now: Place) -> None:
+    """Write which steps passed a subscription by, or do so no more, within one round."""
+    more = now.passed - before.passed
+    fewer = before.passed - now.passed
+    if more:
+        rows = [{"subscription_id": identifier, "round": now.round, "step": step} for step in sorted(more)]
+        connection.execute(insert(passed_step), rows)
+    if fewer:
+        gone = and_(passed_step.c.subscription_id == identifier, passed_step.c.round == now.round)
+        connection.execute(delete(passed_step).where(gone, passed_step.c.step.in_(fewer)))
+
+
+def tell(
+    connection: Connection,
+    kind: str,
+    *,
+    subscriber_id: SubscriberId,
+    subscription_id: SubscriptionId | None = None,
+    now: datetime,
+    **detail: Any,  # noqa: ANN401  (whatever JSON holds)
+) -> None:
+    """Add one event to a subscriber's story."""
+    connection.execute(
+        insert(event).values(
+            subscriber_id=subscriber_id, subscription_id=subscription_id, at=now, kind=kind, detail=detail
+        )
+    )
+
+
+def story(connection: Connection, subscriber_id: UUID, *, limit: int = 200) -> list[Event]:
+    """The newest events of one subscriber, in the order they happened."""
+    rows = connection.execute(
+        select(event).where(event.c.subscriber_id == subscriber_id).order_by(event.c.id.desc()).limit(limit)
+    )
+    events = [
+        Event(
+            subscriber_id=row.subscriber_id,
+            subscription_id=row.subscription_id,
+            at=row.at,
+            kind=row.kind,
+            detail=row.detail or {},
+        )
+        for row in rows
+    ]
+    return events[::-1]
+
+
+def suppress(connection: Connection, *, address_hash: str, reason: str, now: datetime) -> None:
+    """Remember that nothing may be sent to an address."""
+    insert_or_nothing(connection, suppression, {"address_hash": address_hash, "reason": reason, "at": now})
+
+
+def suppression_reason(connection: Connection, address_hashes: Iterable[str]) -> str | None:
+    """Why nothing may be sent to an address, or None."""
+    statement = select(suppression.c.reason).where(suppression.c.address_hash.in_(list(address_hashes)))
+    return connection.scalars(statement).first()
+
+
+def lift_suppression(connection: Connection, address_hashes: Iterable[str]) -> None:
+    """Forget a suppression: the person confirmed that they want letters."""
+    connection.execute(delete(suppression).where(suppression.c.address_hash.in_(list(address_hashes))))
+
+
+def notices_since(
+    connection: Connection, address_hashes: Iterable[str], *, since: datetime
+) -> list[datetime]:
+    """When mails that are not letters were granted to an address, the oldest first."""
+    statement = select(notice.c.at).where(
+        notice.c.address_hash.in_(list(address_hashes)), notice.c.at > since
+    )
+    return list(connection.scalars(statement.order_by(notice.c.at)))
+
+
+def add_notice(connection: Connection, *, address_hash: str, local_date: date, now: datetime) -> bool:
+    """Count one mail that is not a letter; False where that date already has one."""
+    return insert_or_nothing(
+        connection, notice, {"address_hash": address_hash, "local_date": local_date, "at": now}
+    )
+
+
+def forget_notices(connection: Connection, *, before: datetime) -> int:
+    """Forget what no longer counts."""
+    return connection.execute(delete(notice).where(notice.c.at < before)).rowcount
+
+
+def unconfirmed_since(connection: Connection, *, before: datetime, limit: int) -> list[Subscription]:
+    """Pending subscriptions that were asked for before an instant."""
+    statement = select(subscription).where(
+        subscription.c.state == State.PENDING, subscription.c.created_at < before
+    )  # fmt: skip
+    return [
+        _to_subscription(row)
+        for row in connection.execute(statement.order_by(subscription.c.id).limit(limit))
+    ]
+
+
+def erase_subscription(connection: Connection, record: Subscription) -> bool:
+    """Remove one subscription that was never confirmed, and the subscriber where it was their only one.
+
+    Returns:
+        Whether the subscriber went too.
+    """
+    connection.execute(
+        delete(subscription).where(subscription.c.id == record.id, subscription.c.state == State.PENDING)
+    )
+    others = exists().where(subscription.c.subscriber_id == record.subscriber_id)
+    alone = connection.execute(delete(subscriber).where(subscriber.c.id == record.subscriber_id, ~others))
+    return alone.rowcount == 1
+
+
+def shown_to(connection: Connection, subscriber_id: UUID) -> tuple[list[str], list[str]]:
+    """What a reader has been shown in letters they received.
+
+    Returns:
+        The affirmations and the posts, each once and at its latest showing, the one shown longest ago first.
+    """
+    shown_at = case((delivery.c.sent_at.is_(None), delivery.c.due_at), else_=delivery.c.sent_at)
+    rows = connection.execute(
+        select(delivery.c.affirmation, delivery.c.posts)
+        .where(
+            delivery.c.subscriber_id == subscriber_id,
+            delivery.c.kind == Kind.LETTER,
+            or_(delivery.c.received, delivery.c.state == DeliveryState.UNCERTAIN),
+        )
+        .order_by(shown_at, delivery.c.id)
+    )
+    affirmations: dict[str, None] = {}
+    posts: dict[str, None] = {}
+    for row in rows:
+        for latest, keys in (
+            (affirmations, [row.affirmation] if row.affirmation else []),
+            (posts, row.posts or []),
+        ):
+            for key in keys:
+                latest.pop(key, None)
+                latest[key] = None
+    return list(affirmations), list(posts)
+
+
+def _one_subscriber(connection: Connection, condition: Any, *, lock: bool) -> Subscriber | None:  # noqa: ANN401
+    statement = select(subscriber).where(condition)
+    if lock:
+        statement = statement.with_for_update()
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else _to_subscriber(row)
+
+
+def _slot_values(slot: Slot) -> Mapping[str, Any]:
+    return {"timezone": slot.timezone, "weekday": slot.weekday, "at": slot.at.strftime("%H:%M")}
+
+
+def _to_subscriber(row: Row[Any]) -> Subscriber:
+    hour, minute = row.at.split(":")
+    return Subscriber(
+        id=SubscriberId(row.id),
+        address=row.address,
+        address_key=row.address_key,
+        slot=Slot(weekday=row.weekday, at=time(int(hour), int(minute)), timezone=row.timezone),
+        pace=row.pace,
+        country=row.country,
+        discreet=row.discreet,
+        paused_until=row.paused_until,
+        link_generation=row.link_generation,
+        created_at=row.created_at,
+    )
+
+
+def _to_subscription(row: Row[Any]) -> Subscription:
+    values = dict(row._mapping)
+    return Subscription(**{**values, "state": State(row.state)})

