@@ -47,7 +47,7 @@ check-rooms: $(STAMP)
 	$(BIN)/lint-imports
 
 check-words: $(STAMP)
-	$(BIN)/codespell $(SOURCES) $(wildcard templates content docs *.md .env.example Makefile)
+	$(BIN)/codespell newsletter $(wildcard templates content docs benchmarks *.md .env.example pyproject.toml Makefile)
 
 check-templates: $(STAMP)
 	$(BIN)/djlint --lint --quiet templates

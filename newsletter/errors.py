@@ -1,20 +1,20 @@
 """Every error the program raises on purpose, as one small tree.
 
-    NewsletterError                 something was refused or failed; the text is one clear line for a person
-    ├── SettingsError               the settings cannot work
-    ├── ContentError                a content file is wrong (path, line, what to write instead)
-    │   └── ContentErrors           all the faults of one reading
-    ├── PublishRefused              content is sound, but publishing it would break a promise
-    ├── AddressError                not an e-mail address we can write to
-    ├── InvalidChoice               a form field or option that cannot be
-    ├── NotFound                    a subscriber, sequence or delivery that is not there
-    ├── NotAllowed                  the state of things does not permit it
-    ├── TokenError                  a link that is not ours
-    │   ├── TokenForged             malformed, foreign or tampered with
-    │   └── TokenExpired            ours, and too old
-    ├── RenderError                 a letter cannot be rendered
-    ├── DatabaseRefused             the database is newer, older, missing or read-only
-    └── RelayUnavailable            no conversation with the mail server could begin
+NewsletterError                 something was refused or failed; the text is one clear line for a person
+├── SettingsError               the settings cannot work
+├── ContentError                a content file is wrong (path, line, what to write instead)
+│   └── ContentErrors           all the faults of one reading
+├── PublishRefused              content is sound, but publishing it would break a promise
+├── AddressError                not an e-mail address we can write to
+├── InvalidChoice               a form field or option that cannot be
+├── NotFound                    a subscriber, sequence or delivery that is not there
+├── NotAllowed                  the state of things does not permit it
+├── TokenError                  a link that is not ours
+│   ├── TokenForged             malformed, foreign or tampered with
+│   └── TokenExpired            ours, and too old
+├── RenderError                 a letter cannot be rendered
+├── DatabaseRefused             the database is newer, older, missing or read-only
+└── RelayUnavailable            no conversation with the mail server could begin
 """
 
 from __future__ import annotations

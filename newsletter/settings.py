@@ -23,9 +23,9 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from newsletter.domain.addresses import parse_address
 from newsletter.domain.cadence import Slot, known_timezone
 from newsletter.errors import AddressError, SettingsError
+from newsletter.tokens import DEVELOPMENT_KEY
 
 PREFIX = "NEWSLETTER_"
-DEVELOPMENT_KEY = "development-only-not-a-secret"
 _SHORTEST_KEY = 32
 
 
@@ -312,12 +312,11 @@ def _parse_mailbox(value: str) -> HeaderAddress:
     if any(character in value for character in "\r\n\0"):
         message = "write one line: Name <address>"
         raise ValueError(message)
-    header = HeaderRegistry()("From", value)
-    addresses = header.addresses
-    if len(addresses) != 1 or header.defects:
+    header: Any = HeaderRegistry()("From", value)
+    if len(header.addresses) != 1 or header.defects:
         message = f"{value!r} is no sender; write: Name <address@example.org>"
         raise ValueError(message)
-    address: HeaderAddress = addresses[0]
+    address: HeaderAddress = header.addresses[0]
     try:
         parsed = parse_address(address.addr_spec)
     except AddressError as error:

@@ -47,6 +47,12 @@ def key_id(secret_key: str) -> str:
     return hashlib.sha256(b"newsletter key id\0" + secret_key.encode()).hexdigest()[:_KEY_ID_LENGTH]
 
 
+DEVELOPMENT_KEY = "development-only-not-a-secret"
+"""The key of somebody who is trying things out; nothing public is served or sent with it."""
+
+DEVELOPMENT_KEY_ID = key_id(DEVELOPMENT_KEY)
+
+
 class TokenSigner:
     """Signs and verifies links, and hashes addresses.
 

@@ -29,6 +29,8 @@ class Faults:
         """Note a fault of `path`, at `line` where one line is to blame."""
         self._count += 1
         self._paths.add(path)
+        # A file name may hold anything but a slash; a message is one line.
+        path = path if path.isprintable() else repr(path)[1:-1]
         # A file of a megabyte can hold a hundred thousand faults; twenty screens of them are kept and sorted.
         if len(self._found) < 20 * MAX_FAULTS:
             self._found.append(ContentError(message, path=path, line=line))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from newsletter.content.body import parse_template
 from newsletter.content.faults import Faults, Page, suggestion
@@ -11,7 +12,7 @@ from newsletter.content.keys import as_key
 from newsletter.content.library import AFFIRMATIONS_FILE, HELP_FILE, POSTS_FILE, read_library
 from newsletter.content.references import check_references
 from newsletter.content.series import Series, is_ignored, read_series
-from newsletter.content.text_files import decode, read_bytes
+from newsletter.content.text_files import UNWANTED, decode, read_bytes
 from newsletter.domain.sequence import Revision
 
 MAX_FILES = 5_000
@@ -33,41 +34,50 @@ def read_content(folder: Path, *, templates: Path | None = None) -> Revision:
         ContentErrors: all that is wrong, at most 50 faults; paths are relative to `folder`.
     """
     faults = Faults()
+    try:
+        revision = _read(folder, templates, faults)
+    except OSError as error:
+        message = f"this cannot be read ({error.strerror}); give the newsletter's user the right to."
+        faults.add(message, path=str(error.filename or folder))
+        revision = Revision()
+    faults.raise_any(folder.name)
+    return revision
+
+
+def _read(folder: Path, templates: Path | None, faults: Faults) -> Revision:
+    """What is right in the two folders; what is not is noted."""
     if not folder.is_dir():
         faults.add("there is no such folder; create it, or set NEWSLETTER_CONTENT_DIR.", path=str(folder))
-        faults.raise_any(str(folder))
-    overridden = {} if templates is None else _read_templates(templates, faults)
-    _check_size(folder, faults)
-    # A folder of a million files is not read to the end to say that it is too large.
-    faults.raise_any(folder.name)
+        return Revision()
+    if not _is_small(folder, faults):
+        return Revision()
     series, keys = _read_sequences(folder, faults)
     _check_strays(folder, faults)
     library = read_library(folder, faults)
     check_references(series, library, keys, faults)
-    faults.raise_any(folder.name)
     return Revision(
         sequences=tuple(one.sequence for one in series),
         affirmations=library.affirmations,
         related_posts=library.related_posts,
         help_lines=library.help_lines,
-        templates=overridden,
+        templates={} if templates is None else _read_templates(templates, faults),
     )
 
 
-def _check_size(folder: Path, faults: Faults) -> None:
-    """Note a folder that is too large, or cannot be looked into."""
+def _is_small(folder: Path, faults: Faults) -> bool:
+    """Whether a folder holds no more files than a newsletter can have; more are noted, and not read."""
     count = 0
-
-    def refuse(error: OSError) -> None:
-        message = f"this cannot be read ({error.strerror}); give the newsletter's user the right to."
-        faults.add(message, path=str(error.filename))
-
-    for _, _, files in os.walk(folder, onerror=refuse):
+    for _, _, files in os.walk(folder, onerror=_raise):
         count += len(files)
         if count > MAX_FILES:
-            message = f"there are more than {MAX_FILES} files here; is this the content folder?"
+            message = f"there are more than {MAX_FILES} files here; is this the right folder?"
             faults.add(message, path=folder.name)
-            return
+            return False
+    return True
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _read_sequences(folder: Path, faults: Faults) -> tuple[list[Series], list[str]]:
@@ -104,14 +114,16 @@ def _read_templates(folder: Path, faults: Faults) -> dict[str, str]:
     if not folder.is_dir():
         faults.add("there is no such folder; create it, or unset NEWSLETTER_TEMPLATES_DIR.", path=str(folder))
         return {}
+    if not _is_small(folder, faults):
+        return {}
     found: dict[str, str] = {}
     paths = (Path(top) / file for top, _, files in os.walk(folder) for file in files)
-    for count, path in enumerate(sorted(path for path in paths if not is_ignored(path.name)), start=1):
+    for path in sorted(path for path in paths if not is_ignored(path.name)):
         name = path.relative_to(folder).as_posix()
         page = Page(f"{folder.name}/{name}", faults)
-        if count > MAX_FILES:
-            page.fault(f"there are more than {MAX_FILES} files here; is this the folder of templates?")
-            break
+        if UNWANTED.search(name):
+            page.fault("the name of this file holds an invisible character; rename it.")
+            continue
         content = read_bytes(path, page)
         text = None if content is None else decode(content, page)
         # What lies in static/ is served as it stands; braces mean something else in CSS.

@@ -1,7 +1,7 @@
 """One SMTP connection, command by command: replies bounded in time and size, no byte unaccounted for.
 
 Not built on `smtplib`, since nothing of it would be left: its reply reader has no bound in time or size, its
-writer none over TLS, its login tries every mechanism until an account is locked, its STARTTLS does not look for
+writer none over TLS, its login tries every mechanism until an account is locked, its STARTTLS overlooks
 injected lines, and its `sendmail` raises one exception for 550 and 451.
 Source: RFC 5321; RFC 3207 (STARTTLS); RFC 4954 (AUTH).
 """
@@ -326,8 +326,8 @@ def why(failure: Exception) -> str:
     match failure:
         case ssl.SSLCertVerificationError():
             return (
-                f"has a certificate that is not trusted ({failure.verify_message}); that of a private authority "
-                "goes into NEWSLETTER_MAIL_URL as ?cafile=/path/ca.pem"
+                f"has a certificate that is not trusted ({failure.verify_message}); that of a private "
+                "authority goes into NEWSLETTER_MAIL_URL as ?cafile=/path/ca.pem"
             )
         case ssl.SSLError():
             return f"does not speak TLS ({failure.reason}); is its port for smtp:// or for smtps://?"

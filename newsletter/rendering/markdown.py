@@ -24,6 +24,9 @@ from newsletter.rendering.text import TextWriter
 BLOCK_VARIABLES = {"help_lines": "help_lines", "affirmation": "affirmation_figure"}
 """Variables that are a block of their own when they stand alone in a line, and what prints that block."""
 
+SHORT_LINE = 30
+"""A line shorter than this ends where its author ended it, as in a sign-off; text wrapped by an editor runs on."""
+
 _HOLE = re.compile(
     r"""\{\{(?:[^'"}]|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\}(?!\}))*\}\}"""
     r"""|\{%(?:[^'"%]|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|%(?!\}))*%\}"""
@@ -265,7 +268,11 @@ class _Inspector:
             if hole.variable == "help_lines":
                 self._refuse("{{ help_lines }} is a block; give it a line of its own.")
         words: list[str] = []
+        width = 0
         for child in inline.children or []:
+            if child.type == "softbreak" and width < SHORT_LINE:
+                child.type = "hardbreak"
+            width = 0 if child.type in {"softbreak", "hardbreak"} else width + len(child.content)
             match child.type:
                 case "image":
                     self._refuse("letters have no pictures; say it in words, or link to the page that has it.")

@@ -2,7 +2,6 @@
 
 Readers of one step differ in little more than their four links. What is the same is rendered and encoded once;
 another reader's letter is then four links put into place, which is fifty times quicker than rendering.
-Source: shared measurements of message building (docs/decisions).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass, fields
 from html import escape
 
 from newsletter.rendering.facts import Links, Rendered
-from newsletter.rendering.message import quoted_printable
+from newsletter.rendering.message import LINE_LENGTH, quoted_printable
 
 # A name below .invalid belongs to nobody (RFC 2606), so no letter can hold it by chance.
 PLACEHOLDERS = Links(
@@ -25,6 +24,17 @@ PLACEHOLDERS = Links(
 _NAMES = {getattr(PLACEHOLDERS, entry.name): entry.name for entry in fields(Links)}
 _PLACEHOLDER = re.compile("|".join(map(re.escape, _NAMES)))
 _SOFT_BREAK = b"=\r\n"
+
+
+def _with_room(encoded: bytes) -> bytes:
+    """`encoded` with room in its last line for the "=" of a soft break."""
+    start = encoded.rfind(b"\r\n") + 2 if b"\r\n" in encoded else 0
+    last = encoded[start:]
+    if len(last) < LINE_LENGTH:
+        return encoded
+    cut = LINE_LENGTH - 4
+    cut -= 1 if last[cut - 1 : cut] == b"=" else 2 if last[cut - 2 : cut - 1] == b"=" else 0
+    return encoded[: start + cut] + _SOFT_BREAK + last[cut:]
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Pattern:
             if number > 0 and not piece.startswith("\n"):
                 part = _SOFT_BREAK + part
             if number < last and piece and not piece.endswith("\n"):
-                part += _SOFT_BREAK
+                part = _with_room(part) + _SOFT_BREAK
             encoded.append(part)
         return cls(pieces, tuple(encoded), tuple(_NAMES[found] for found in _PLACEHOLDER.findall(text)))
 
@@ -97,11 +107,11 @@ class Plate:
         """The letter of the reader who has these links."""
         plain = {name: getattr(links, name) for name in _NAMES.values()}
         escaped = {name: escape(url) for name, url in plain.items()}
-        plain_bytes = {name: quoted_printable(url) for name, url in plain.items()}
+        plain_bytes = {name: _with_room(quoted_printable(url)) for name, url in plain.items()}
         if escaped == plain:
             escaped_bytes = plain_bytes
         else:
-            escaped_bytes = {name: quoted_printable(url) for name, url in escaped.items()}
+            escaped_bytes = {name: _with_room(quoted_printable(url)) for name, url in escaped.items()}
         return Rendered(
             subject=self.subject,
             html=self.html.filled(escaped),

@@ -42,7 +42,7 @@ class Templates:
         return Template.from_code(self.environment, code, self.environment.make_globals(None), None)
 
     def call(self, template: str, macro: str, *arguments: Any, **options: Any) -> str:
-        """What `macro` of `template` makes of its arguments, without space at its ends.
+        """What `macro` of `template` makes of its arguments, without empty lines at its ends.
 
         Raises:
             ContentError: as `render` does.
@@ -52,7 +52,7 @@ class Templates:
             if found is None:
                 message = f"there is no macro {macro!r}, and the emails need it."
                 raise ContentError(message, path=f"templates/{template}")
-            return str(found(*arguments, **options)).strip()
+            return str(found(*arguments, **options)).strip("\n")
         except Exception as error:
             raise described(error, fallback=template) from error
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from newsletter.domain.cadence import first_slot, first_slot_in_later_week, is_late, local_week, waking_from
 from newsletter.domain.progress import Place
 from newsletter.domain.sequence import Finish, Step
-from newsletter.domain.subscription import Action, State, after
+from newsletter.domain.subscription import Action, State, SubscriberId, after
 from newsletter.service import progression
 from newsletter.service.editions import Edition, Editions
 from newsletter.store import deliveries, subscriptions
@@ -57,7 +57,7 @@ class _Batch:
     """The due subscriptions of some locked subscribers, in one transaction."""
 
     def __init__(
-        self, connection: Connection, edition: Edition, readers: list[subscriptions.SubscriberId], *, skip_late: bool,
+        self, connection: Connection, edition: Edition, readers: list[SubscriberId], *, skip_late: bool,
         now: datetime,
     ) -> None:  # fmt: skip
         self._connection = connection

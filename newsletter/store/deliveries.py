@@ -526,14 +526,14 @@ def reopen_held(
     *,
     now: datetime,
     identifiers: Collection[UUID] | None = None,
-    reasons: Collection[str] | None = None,
+    letters_only: bool = False,
 ) -> int:
-    """Let held emails be tried again: all those whose reader waits, some, or those held for some reasons."""
+    """Let held emails be tried again: all those whose reader waits, or some."""
     chosen: ColumnElement[bool] = and_(delivery.c.state == State.HELD, ~delivery.c.received)
     if identifiers is not None:
         chosen = and_(chosen, delivery.c.id.in_(identifiers))
-    if reasons is not None:
-        chosen = and_(chosen, or_(*(delivery.c.reason.startswith(reason) for reason in reasons)))
+    if letters_only:
+        chosen = and_(chosen, delivery.c.kind == Kind.LETTER)
     statement = (
         update(delivery)
         .where(chosen)

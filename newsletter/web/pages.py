@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, tzinfo
@@ -67,6 +68,8 @@ class Pages:
         self._environment.globals.update(site=site, path=self.path, asset=self._asset_path)
         self._environment.filters.update(
             day=day_text,
+            dialled=_dialled,
+            spoken=_spoken,
             local_day=_local_day,
             local_weekday=_local_weekday,
             local_clock=_local_clock,
@@ -108,6 +111,16 @@ def _local_weekday(instant: datetime, timezone: str) -> str:
 
 def _local_clock(instant: datetime, timezone: str) -> str:
     return f"{instant.astimezone(_zone(timezone)):%H:%M}"
+
+
+def _dialled(phone: str) -> str:
+    """What a telephone dials, or nothing where the number is spelt in letters."""
+    return "" if re.search(r"[^\d+ ()/.-]", phone) else re.sub(r"[^\d+]", "", phone)
+
+
+def _spoken(url: str) -> str:
+    """An address as one reads it out: no scheme, no www, no last slash."""
+    return re.sub(r"^https?://(?:www\.)?", "", url).rstrip("/")
 
 
 def _zone(name: str) -> tzinfo:

@@ -1,4 +1,5 @@
 from datetime import date, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -11,6 +12,14 @@ from newsletter.errors import ContentErrors
 
 SETTINGS = "sequences/trust/sequence.yaml"
 LETTER = "sequences/trust/01-welcome.md"
+
+
+def faults_of(folder):
+    try:
+        read_content(folder.root)
+    except ContentErrors as refused:
+        return refused.errors
+    return ()
 
 
 def read_settings(folder, text):
@@ -198,7 +207,7 @@ def test_a_folder_without_content_is_refused_with_what_to_create(tmp_path, made,
 def test_a_folder_of_too_many_files_is_refused_before_they_are_read(folder, monkeypatch):
     monkeypatch.setattr(files, "MAX_FILES", 3)
 
-    with pytest.raises(ContentErrors, match="is this the content folder"):
+    with pytest.raises(ContentErrors, match="is this the right folder"):
         read_content(folder.root)
 
 
@@ -208,6 +217,47 @@ def test_a_file_that_leads_nowhere_is_refused(folder):
 
     with pytest.raises(ContentErrors, match=r"01-welcome\.md: this"):
         read_content(folder.root)
+
+
+@pytest.mark.parametrize("call", ["open", "is_dir", "exists"])
+def test_what_may_not_be_read_is_an_error_with_its_name(folder, monkeypatch, call):
+    real = getattr(Path, call)
+
+    def refuse(self, *rest):
+        if "trust" in self.parts:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, *rest)
+
+    monkeypatch.setattr(Path, call, refuse)
+
+    with pytest.raises(ContentErrors, match=r"trust.*cannot be read \(Permission denied\)"):
+        read_content(folder.root)
+
+
+def test_a_file_name_of_many_lines_makes_a_message_of_one(folder):
+    folder.write("sequences/trust/02-a\nb.md", "---\nsubject: A\n---\nHello\n")
+
+    (error,) = faults_of(folder)
+
+    assert r"02-a\nb.md: " in str(error)
+
+
+def test_a_template_has_a_name_that_can_be_stored(folder, tmp_path):
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "a\udcff.html").write_text("Hello")
+
+    with pytest.raises(ContentErrors, match=r"a\\udcff\.html: .* rename it"):
+        read_content(folder.root, templates=tmp_path / "templates")
+
+
+def test_a_folder_of_too_many_templates_is_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_FILES", 7)
+    (tmp_path / "templates").mkdir()
+    for number in range(8):
+        (tmp_path / "templates" / f"{number}.html").write_text("Hello")
+
+    with pytest.raises(ContentErrors, match=r"templates: there are more than 7 files"):
+        read_content(folder.root, templates=tmp_path / "templates")
 
 
 def test_overridden_templates_are_kept_by_their_path(folder, tmp_path):
@@ -246,8 +296,8 @@ def test_a_templates_folder_that_is_not_there_is_refused(folder, tmp_path):
 PIECES = st.sampled_from(
     [
         *rb"""subject: a & - key: & related: [ & {{ & }} & {% if & %} & ::: & *a & " & ' & \U & \
-        & ? & : & | & > & { & } & # & %YAML 1.1 & <<: & !!python/name: & on_finish & US: & 99999999999999999999 & e & ((((((((
-        & - - - - & ... & &x""".split(b" & "),
+        & ? & : & | & > & { & } & # & %YAML 1.1 & <<: & !!python/name: & on_finish & US:
+        & 99999999999999999999 & e & (((((((( & - - - - & ... & &x""".split(b" & "),
         *(b"\n", b"\n---\n", b"\xc3\xa9", b"\xed\xa0\x80", b"\xc2\x85"),
     ]
 )
@@ -259,14 +309,6 @@ QUICK = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # the folder is written anew for each example
-
-
-def faults_of(folder):
-    try:
-        read_content(folder.root)
-    except ContentErrors as refused:
-        return refused.errors
-    return ()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,201 @@
+"""Settings in, a wired program out: the only place where objects are put together."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from newsletter.clock import Clock, FileClock, SystemClock
+from newsletter.errors import SettingsError
+from newsletter.mail.base import Mailer, parse_mail_url
+from newsletter.mail import open_mailer
+from newsletter.rendering.facts import Site
+from newsletter.resources import content_dir, templates_dir
+from newsletter.service.composing import Composer
+from newsletter.service.editions import Editions
+from newsletter.service.housekeeping import Housekeeping
+from newsletter.service.overseeing import Overseeing
+from newsletter.service.planning import Planning
+from newsletter.service.publishing import Orders, Publishing
+from newsletter.service.recording import Recorder
+from newsletter.service.rescuing import Rescuing
+from newsletter.service.sending import Sending
+from newsletter.service.subscribing import Subscribing
+from newsletter.settings import Late, OnUncertain, Replies, Settings
+from newsletter.store import revisions
+from newsletter.store.database import Database
+from newsletter.tokens import DEVELOPMENT_KEY_ID, TokenSigner
+
+
+@dataclass(frozen=True, kw_only=True)
+class App:
+    """The program, wired. One for a process."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    editions: Editions
+    signer: TokenSigner
+    site: Site
+    subscribing: Subscribing
+    publishing: Publishing
+    planning: Planning
+    sending: Sending
+    rescuing: Rescuing
+    housekeeping: Housekeeping
+    overseeing: Overseeing
+    open_mailer: Callable[[], Mailer]
+
+    @property
+    def content_dir(self) -> Path:
+        """The operator's content folder, or the shipped one."""
+        return self.settings.content_dir or content_dir()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.database.close()
+
+
+def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
+    """Wire the program. Nothing is opened yet but files that settings name.
+
+    Args:
+        clock: instead of the one that the settings ask for; the demo and the tests have their own.
+
+    Raises:
+        SettingsError: the settings cannot work together.
+    """
+    route = parse_mail_url(settings.mail_url.get_secret_value())
+    if route.leaves_this_machine and settings.clock is not None:
+        message = "NEWSLETTER_CLOCK is for rehearsals: unset it, or set NEWSLETTER_MAIL_URL to a maildir or this machine."
+        raise SettingsError(message)
+    if clock is None:
+        clock = FileClock(settings.clock) if settings.clock else SystemClock()
+    if settings.clock is not None:
+        clock.now()  # a clock that cannot be read is named at the start
+    sender = settings.sender
+    site = Site(
+        name=sender.display_name or sender.domain,
+        site_url=settings.site_url,
+        base_url=settings.base_url,
+        from_name=sender.display_name,
+        from_address=sender.addr_spec,
+        reply_to=settings.reply_to_address,
+        postal_address=settings.postal_address,
+        replies_read=settings.replies is Replies.READ,
+        leave_url=settings.leave_url,
+    )
+    database = Database(settings.database_url, pool_size=settings.smtp_connections + 6)
+    signer = TokenSigner(settings.secret_keys)
+    editions = Editions(site=site, shipped_templates=templates_dir())
+    composer = Composer(site=site, signer=signer, editions=editions)
+    resend = settings.on_uncertain is OnUncertain.RESEND
+    recorder = Recorder(editions=editions, signer=signer, resend_uncertain=resend)
+    publishing = Publishing(
+        database=database, editions=editions, countries=settings.countries, templates=settings.templates_dir
+    )
+    subscribing = Subscribing(
+        database=database,
+        editions=editions,
+        signer=signer,
+        default_slot=settings.default_slot,
+        default_sequence=settings.sequence,
+    )
+    return App(
+        settings=settings,
+        clock=clock,
+        database=database,
+        editions=editions,
+        signer=signer,
+        site=site,
+        subscribing=subscribing,
+        publishing=publishing,
+        planning=Planning(database=database, editions=editions, skip_late=settings.late is Late.SKIP),
+        sending=Sending(
+            database=database,
+            editions=editions,
+            composer=composer,
+            recorder=recorder,
+            skip_late=settings.late is Late.SKIP,
+        ),
+        rescuing=Rescuing(database=database, recorder=recorder),
+        housekeeping=Housekeeping(database=database, publishing=publishing, signer=signer),
+        overseeing=Overseeing(
+            database=database, editions=editions, recorder=recorder, subscribing=subscribing
+        ),
+        open_mailer=lambda: open_mailer(route),
+    )
+
+
+def prepare_to_send(app: App) -> None:
+    """Make sure that this process may send.
+
+    Raises:
+        SettingsError: something that real mail needs is missing; every fault at once.
+        DatabaseRefused: the schema does not fit.
+    """
+    route = parse_mail_url(app.settings.mail_url.get_secret_value())
+    faults = app.settings.faults_when_sending(local=not route.leaves_this_machine)
+    if faults:
+        raise SettingsError("\n".join(faults))
+    app.database.check()
+    _check_keys(app)
+
+
+def publish_first(app: App) -> int | None:
+    """Publish the content folder on a database that has no revision yet, so that a first start works.
+
+    Returns:
+        The number of the revision, or None where something is published already.
+
+    Raises:
+        ContentErrors: the content is faulty.
+    """
+    if app.publishing.live() is not None:
+        return None
+    publication = app.publishing.publish(
+        app.content_dir, orders=Orders(note="first start"), now=app.clock.now()
+    )
+    return publication.number
+
+
+def configure_logging(*, json: bool, level: int = logging.INFO) -> None:
+    """Log lines to standard error: an event name plus fields."""
+    renderer = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=False)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    # A tick that finds the one before it still at work is no news.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+
+
+def _check_keys(app: App) -> None:
+    """Refuse to run while a key that signed links is missing; remember the one that signs now."""
+    forgotten = set(app.settings.forgotten_keys) | {DEVELOPMENT_KEY_ID}
+    with app.database.write() as connection:
+        known = revisions.signing_keys(connection)
+        missing = sorted(set(known) - app.signer.key_ids - forgotten)
+        if missing:
+            last = known[missing[0]].date()
+            message = (
+                f"NEWSLETTER_SECRET_KEY no longer holds the key {missing[0]}, which signed links until {last}."
+                " Add it at the end of the list; or, if it is lost for good and those links may stop working,"
+                f" set NEWSLETTER_FORGOTTEN_KEYS={','.join(missing)}"
+            )
+            raise SettingsError(message)
+        revisions.note_signing_key(connection, app.signer.key_id, now=app.clock.now())

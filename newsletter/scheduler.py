@@ -1,0 +1,201 @@
+"""The driver of one machine: APScheduler as a metronome, and nothing else.
+
+It holds no truth: every tick calls a service that looks at the ledger. A tick too many changes nothing, a tick
+too few is made up by the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from threading import Event, Thread
+from typing import TypeVar
+
+import structlog
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from newsletter.bootstrap import App
+from newsletter.liveness import LifeLine
+from newsletter.service.rescuing import RENEW_EVERY
+from newsletter.service.sending import Lane
+from newsletter.store.database import DatabaseUnavailable
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+PLAN_EVERY = timedelta(seconds=1)
+SEND_EVERY = timedelta(seconds=1)
+RESCUE_EVERY = timedelta(seconds=5)
+KEEP_HOUSE_EVERY = timedelta(minutes=10)
+GIVE_UP_DRAINING_AFTER = timedelta(seconds=60)
+_DRAIN_PAUSE_SECONDS = 0.2
+
+
+class Worker:
+    """One process's share of the sending: its lease, its lanes, and what it does at each tick."""
+
+    def __init__(self, app: App, *, stop: Event | None = None) -> None:
+        self._app = app
+        self._host = socket.gethostname()
+        self.id = f"{secrets.token_hex(8)}-{os.getpid()}"
+        self.stop = stop or Event()
+        self._life_line = LifeLine(self.id)
+        self._heart = Thread(target=self._beat, name="heartbeat", daemon=True)
+        # One lane is kept for what people wait for, so that a confirmation never queues behind letters.
+        self.lanes = [self._lane(letters=False)]
+        self.lanes += [self._lane(letters=True) for _ in range(app.settings.smtp_connections)]
+
+    def begin(self) -> None:
+        """Take the lease and judge what earlier workers left behind."""
+        self._life_line.hold()
+        self._app.rescuing.enrol(self.id, host=self._host)
+        self._heart.start()
+        self.rescue()
+
+    def end(self) -> None:
+        """Hang up, give everything back and strike the worker off."""
+        self.stop.set()
+        for lane in self.lanes:
+            lane.close()
+        try:
+            self._app.rescuing.retire(self.id)
+        except DatabaseUnavailable as error:
+            log.warning("worker_not_retired", reason=type(error).__name__)
+        self._life_line.release()
+
+    def plan(self) -> int:
+        """Plan what is due."""
+        return self._app.planning.plan_due(now=self._app.clock.now())
+
+    def rescue(self) -> int:
+        """Take back what lost workers held."""
+        return self._app.rescuing.rescue(self.id, now=self._app.clock.now())
+
+    def keep_house(self) -> None:
+        """Forget what has had its time."""
+        self._app.housekeeping.keep_house(now=self._app.clock.now())
+
+    def _lane(self, *, letters: bool) -> Lane:
+        return Lane(
+            self._app.sending,
+            worker=self.id,
+            letters=letters,
+            open_mailer=self._app.open_mailer,
+            clock=self._app.clock,
+            stop=self.stop,
+        )
+
+    def _beat(self) -> None:
+        while not self.stop.wait(RENEW_EVERY.total_seconds()):
+            try:
+                self._app.rescuing.renew(self.id, host=self._host)
+            except DatabaseUnavailable as error:
+                log.warning("lease_not_renewed", reason=type(error).__name__)
+
+
+class Scheduler:
+    """Calls the services of one worker at fixed intervals, in threads of its own."""
+
+    def __init__(self, app: App) -> None:
+        self.worker = Worker(app)
+        jobs = len(self.worker.lanes) + 3
+        self._metronome = BackgroundScheduler(
+            timezone="UTC",
+            executors={"default": ThreadPoolExecutor(jobs)},
+            # The default grace is one second: a busy second would silently skip a run.
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+
+    def start(self) -> None:
+        """Begin to tick."""
+        self.worker.begin()
+        self._every(PLAN_EVERY, self.worker.plan, "plan")
+        for number, lane in enumerate(self.worker.lanes):
+            self._every(SEND_EVERY, lane.send_due, f"send-{number}")
+        self._every(RESCUE_EVERY, self.worker.rescue, "rescue")
+        self._every(KEEP_HOUSE_EVERY, self.worker.keep_house, "keep-house")
+        self._metronome.start()
+        log.info("worker_started", worker=self.worker.id, lanes=len(self.worker.lanes))
+
+    def shut_down(self) -> None:
+        """Finish the letters in hand, give the rest back, and stop. Takes seconds."""
+        self.worker.stop.set()
+        if self._metronome.running:
+            self._metronome.shutdown(wait=True)
+        self.worker.end()
+        log.info("worker_stopped", worker=self.worker.id)
+
+    def _every(self, interval: timedelta, action: Callable[[], object], name: str) -> None:
+        self._metronome.add_job(
+            _guarded(action, name), "interval", seconds=interval.total_seconds(), id=name, name=name
+        )  # fmt: skip
+
+
+def drain(app: App, *, stop: Event | None = None) -> bool:
+    """Plan and send until nothing is due.
+
+    Args:
+        stop: ends it early; the letter in hand is finished.
+
+    Returns:
+        Whether nothing was left due; False after a minute without an acceptance while something was.
+    """
+    worker = Worker(app, stop=stop)
+    worker.begin()
+    try:
+        worker.keep_house()
+        return _drain(app, worker)
+    finally:
+        worker.end()
+
+
+def _drain(app: App, worker: Worker) -> bool:
+    last_progress = time.monotonic()
+    while not worker.stop.is_set():
+        worker.rescue()
+        planned = worker.plan()
+        accepted = _send_on_all(worker.lanes)
+        if planned == 0 and accepted == 0 and app.sending.count_due(now=app.clock.now()) == 0:
+            return True
+        if accepted:
+            last_progress = time.monotonic()
+        elif time.monotonic() - last_progress > GIVE_UP_DRAINING_AFTER.total_seconds():
+            return False
+        elif not planned:
+            worker.stop.wait(_DRAIN_PAUSE_SECONDS)
+    return app.sending.count_due(now=app.clock.now()) == 0
+
+
+def _send_on_all(lanes: list[Lane]) -> int:
+    accepted = [0] * len(lanes)
+
+    def run(index: int, lane: Lane) -> None:
+        accepted[index] = _guarded(lane.send_due, "send")() or 0
+
+    threads = [Thread(target=run, args=(index, lane)) for index, lane in enumerate(lanes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(accepted)
+
+
+def _guarded(action: Callable[[], T], name: str) -> Callable[[], T | None]:
+    """`action`, with a database that is away or an unforeseen fault logged and left to the next tick."""
+
+    def run() -> T | None:
+        try:
+            return action()
+        except DatabaseUnavailable as error:
+            log.warning("database_unavailable", tick=name, reason=str(error.orig).strip().splitlines()[0])
+        except Exception:
+            log.exception("tick_failed", tick=name)
+        return None
+
+    return run

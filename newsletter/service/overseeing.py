@@ -1,0 +1,152 @@
+"""What an operator does to readers and emails by hand."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from uuid import UUID
+
+from newsletter.domain.addresses import parse_address
+from newsletter.domain.delivery import Kind, State
+from newsletter.errors import NotAllowed, NotFound
+from newsletter.service import progression
+from newsletter.service.editions import Editions
+from newsletter.service.recording import Recorder
+from newsletter.service.subscribing import Subscribing
+from newsletter.store import deliveries, subscriptions
+from newsletter.store.database import Connection, Database
+from newsletter.store.deliveries import Delivery
+from newsletter.store.subscriptions import Subscriber
+
+
+class Overseeing:
+    """Held and uncertain emails, the big switch, and pauses on a reader's behalf."""
+
+    def __init__(
+        self, *, database: Database, editions: Editions, recorder: Recorder, subscribing: Subscribing
+    ) -> None:
+        self._database = database
+        self._editions = editions
+        self._recorder = recorder
+        self._subscribing = subscribing
+
+    def stop(self, *, now: datetime) -> None:
+        """Stop all sending: nothing is claimed or handed over from now on."""
+        with self._database.write() as connection:
+            deliveries.set_switch(connection, deliveries.SENDING, is_on=False, now=now)
+
+    def start(self, *, now: datetime) -> None:
+        """Let sending go on."""
+        with self._database.write() as connection:
+            deliveries.set_switch(connection, deliveries.SENDING, is_on=True, now=now)
+
+    def release(self, identifiers: list[UUID] | None, *, now: datetime) -> int:
+        """Let held emails be tried again: all whose reader waits, or some.
+
+        A letter that may have arrived once is repeated only when it is named, and only where it was handed over
+        once: never more than twice.
+
+        Returns:
+            How many.
+
+        Raises:
+            NotFound: an id that no email has.
+            NotAllowed: an email that is not held, or was handed over twice.
+        """
+        with self._database.write() as connection:
+            if identifiers is None:
+                return deliveries.reopen_held(connection, now=now)
+            for identifier in identifiers:
+                self._release_one(connection, identifier, now=now)
+            return len(identifiers)
+
+    def settle(self, identifier: UUID, *, arrived: bool, now: datetime) -> None:
+        """Write down what the operator found out about a held or uncertain email.
+
+        Args:
+            arrived: it did; otherwise its reader gets that step again at their next slot.
+
+        Raises:
+            NotFound: no email has that id.
+            NotAllowed: it is neither held nor uncertain.
+        """
+        with self._database.write() as connection:
+            item = self._get(connection, identifier)
+            reader = subscriptions.get_subscriber(connection, item.subscriber_id, lock=True)
+            waited = not item.received
+            if item.state not in (State.HELD, State.UNCERTAIN) or not deliveries.settle(
+                connection, item, arrived=arrived, now=now
+            ):
+                message = (
+                    f"Delivery {identifier} is {item.state}; only a held or uncertain one can be settled."
+                )
+                raise NotAllowed(message)
+            edition = self._editions.live(connection)
+            record = (
+                subscriptions.get_subscription(connection, item.subscription_id)
+                if item.subscription_id
+                else None
+            )
+            if item.kind is not Kind.LETTER or reader is None or edition is None or record is None:
+                return
+            if arrived and waited:
+                progression.receive(connection, edition, reader, item, now=now)
+            elif waited:
+                self._recorder.reschedule(connection, edition, reader, record, now=now)
+
+    def pause(self, address: str, *, until: date | None, now: datetime) -> None:
+        """Hold a reader's letters until a local date of theirs, or until they are resumed.
+
+        Raises:
+            AddressError, NotFound: no such reader.
+            InvalidChoice: a date that is past or more than a year away.
+            NotAllowed: no letters are coming.
+        """
+        with self._database.write() as connection:
+            self._subscribing.pause_reader(
+                connection, self._reader(connection, address), until=until, now=now
+            )
+
+    def resume(self, address: str, *, now: datetime) -> None:
+        """Let a reader's letters come again.
+
+        Raises:
+            AddressError, NotFound: no such reader.
+            NotAllowed: they were not paused.
+        """
+        with self._database.write() as connection:
+            if not self._subscribing.resume_reader(connection, self._reader(connection, address), now=now):
+                raise NotAllowed("This reader is not paused.")
+
+    def _reader(self, connection: Connection, address: str) -> Subscriber:
+        reader = subscriptions.find_subscriber(connection, address_key=parse_address(address).key, lock=True)
+        if reader is None:
+            raise NotFound("No subscriber has this address.")
+        return reader
+
+    def _get(self, connection: Connection, identifier: UUID) -> Delivery:
+        item = deliveries.get_delivery(connection, identifier)
+        if item is None:
+            message = f"No delivery has the id {identifier}; `newsletter deliveries list` shows them."
+            raise NotFound(message)
+        return item
+
+    def _release_one(self, connection: Connection, identifier: UUID, *, now: datetime) -> None:
+        item = self._get(connection, identifier)
+        if item.state is not State.HELD:
+            message = f"Delivery {identifier} is {item.state}; only a held one can be released."
+            raise NotAllowed(message)
+        if not item.received:
+            deliveries.reopen_held(connection, now=now, identifiers=[identifier])
+            return
+        open_now = deliveries.open_letters(connection, [item.subscriber_id])
+        if item.subscription_id in open_now:
+            message = (
+                f"Delivery {identifier}: another letter of this reader is under way; settle this one instead."
+            )
+            raise NotAllowed(message)
+        if not deliveries.repeat_doubtful(connection, item, now=now):
+            message = (
+                f"Delivery {identifier} was handed over twice and may have arrived; a third time would break the"
+                f" promise. Settle it: newsletter deliveries settle {identifier} --arrived, or --lost."
+            )
+            raise NotAllowed(message)
