@@ -29,8 +29,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-PLAN_EVERY = timedelta(seconds=1)
-SEND_EVERY = timedelta(seconds=1)
+TICK = timedelta(seconds=1)
 RESCUE_EVERY = timedelta(seconds=5)
 KEEP_HOUSE_EVERY = timedelta(minutes=10)
 GIVE_UP_DRAINING_AFTER = timedelta(seconds=60)
@@ -100,10 +99,15 @@ class Worker:
 
 
 class Scheduler:
-    """Calls the services of one worker at fixed intervals, in threads of its own."""
+    """Calls the services of one worker at fixed intervals, in threads of its own.
 
-    def __init__(self, app: App) -> None:
+    Args:
+        tick: how often it plans and sends.
+    """
+
+    def __init__(self, app: App, *, tick: timedelta = TICK) -> None:
         self.worker = Worker(app)
+        self._tick = tick
         jobs = len(self.worker.lanes) + 3
         self._metronome = BackgroundScheduler(
             timezone="UTC",
@@ -115,9 +119,9 @@ class Scheduler:
     def start(self) -> None:
         """Begin to tick."""
         self.worker.begin()
-        self._every(PLAN_EVERY, self.worker.plan, "plan")
+        self._every(self._tick, self.worker.plan, "plan")
         for number, lane in enumerate(self.worker.lanes):
-            self._every(SEND_EVERY, lane.send_due, f"send-{number}")
+            self._every(self._tick, lane.send_due, f"send-{number}")
         self._every(RESCUE_EVERY, self.worker.rescue, "rescue")
         self._every(KEEP_HOUSE_EVERY, self.worker.keep_house, "keep-house")
         self._metronome.start()

@@ -119,7 +119,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for thing in NEEDS.values():
         if count := sum(f"{NOT_RUN} {thing}" in reason for reason in skipped):
             terminalreporter.section("NOT TESTED", red=True, bold=True)
-            terminalreporter.line(f"{count} tests were {NOT_RUN} {thing}.", red=True)
+            terminalreporter.line(f"Tests {NOT_RUN} {thing}: {count}", red=True)
 
 
 def _missing(thing: str, error: Exception) -> NoReturn:

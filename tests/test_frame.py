@@ -222,7 +222,7 @@ class TestEngines:
             "print(cluster._folder, cluster._process.pid, flush=True)\n"
             "os.kill(os.getpid(), signal.SIGKILL)\n"
         )
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
         command = [sys.executable, "-c", program]
         killed = subprocess.run(
             command, check=False, capture_output=True, text=True, env=environment, cwd=tmp_path

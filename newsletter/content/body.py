@@ -82,6 +82,7 @@ _INSTEAD: Mapping[type[nodes.Node], str] = MappingProxyType(
         nodes.Call: "nothing can be called in a letter; print a value such as {{ letter.number }}.",
         nodes.Getitem: "square brackets do not work in a letter; write a dot, as in {{ letter.number }}.",
         nodes.Concat: "~ does not work in a letter; write the words beside the {{ }}.",
+        nodes.BinExpr: "only + and - can be calculated in a letter; write the result.",
         nodes.Assign: "{% set %} does not work in a letter; write the text itself.",
         nodes.AssignBlock: "{% set %} does not work in a letter; write the text itself.",
         nodes.Include: "a letter cannot draw in other files; write the text itself.",
@@ -163,7 +164,7 @@ def _object_to_name(name: str, loops: Collection[str], *, owner: bool) -> str | 
     if name not in NAMES:
         return f"{{{{ {shown(name)[1:-1]} }}}} is not known in a letter; {suggestion(name, NAMES)}"
     if NAMES[name] and not owner:
-        return f"{{{{ {name} }}}} says nothing by itself; write one of {_spelt_out(name)}."
+        return f"{{{{ {name} }}}} says nothing by itself; write {_spelt_out(name)}."
     return None
 
 
@@ -192,11 +193,11 @@ def _object_to_kind(node: nodes.Node) -> str | None:
     if isinstance(node, _ALLOWED):
         return None
     otherwise = f"{type(node).__name__.lower()} does not work in a letter; write the text itself."
-    return _INSTEAD.get(type(node), otherwise)
+    return next((instead for kind, instead in _INSTEAD.items() if isinstance(node, kind)), otherwise)
 
 
 def _spelt_out(name: str) -> str:
-    return ", ".join(f"{{{{ {name}.{attribute} }}}}" for attribute in sorted(NAMES[name]))
+    return " or ".join(f"{{{{ {name}.{attribute} }}}}" for attribute in sorted(NAMES[name]))
 
 
 def check_containers(body: str, page: Page) -> None:

@@ -90,5 +90,7 @@ def suggestion(word: str, known: Collection[str]) -> str:
     names = sorted(known)
     if not names:
         return "there is none yet."
+    if len(names) == 1:
+        return f"write {names[0]}."
     more = ", …" if len(names) > _MOST_NAMED else ""
     return f"write one of {', '.join(names[:_MOST_NAMED])}{more}."

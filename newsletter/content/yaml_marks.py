@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 MAX_DEPTH = 10
 _TAG = "tag:yaml.org,2002:"
 _HINTS = (
-    ("mapping values are not allowed", 'a text with a colon in it needs quotes, as in subject: "One: two"'),
+    (
+        "mapping values are not allowed",
+        'a text with a colon needs quotes, as in "One: two"; a mapping needs braces, as in {key: value}',
+    ),
     ("alias", 'a text that begins with * needs quotes, as in "*":'),
     ("anchor", "a text that begins with & needs quotes"),
     ("tags are not", "a text that begins with ! needs quotes"),
@@ -81,9 +84,9 @@ def compose(text: str, page: Page) -> Node | None:
         line = page.first_line + (mark.line if mark else 0)
         page.fault(f"this is not YAML ({error.problem or 'unreadable'}): {hint}.", line=line)
         return None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        reason = str(error).partition("\n")[0]
-        page.fault(f"this is not YAML ({reason}): {_GENERAL_HINT}.", line=page.first_line)
+    except (yaml.YAMLError, ValueError, OverflowError):
+        # PyYAML makes a character of any number behind a backslash.
+        page.fault("this is not YAML (a backslash names no character): double it.", line=page.first_line)
         return None
     finally:
         loader.dispose()

@@ -7,6 +7,7 @@ Source: https://cr.yp.to/proto/maildir.html
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -56,7 +57,8 @@ class MaildirMailer:
             name = self._write(written, envelope.content)
             written.rename(self._folder("new") / name)
         except OSError as error:
-            written.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                written.unlink()
             return _verdict(Outcome.UNAVAILABLE, Stage.BODY, error.strerror or str(error))
         try:
             _sync_folder(self._folder("new"))

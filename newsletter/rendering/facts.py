@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import date
+from typing import TYPE_CHECKING
 
-from newsletter.domain.sequence import Affirmation, RelatedPost
+if TYPE_CHECKING:
+    from datetime import date
+
+    from newsletter.domain.sequence import Affirmation, RelatedPost
 
 
 @dataclass(frozen=True, kw_only=True)

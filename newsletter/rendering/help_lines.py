@@ -3,61 +3,63 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from newsletter.domain.sequence import HelpLine
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from newsletter.domain.sequence import HelpLine
 
 _DIALLED = re.compile(r"\+?[\d ()/.-]+")
 _ENGLISH = frozenset({"en", "english"})
 
 
-def views(services: Sequence[HelpLine], *, say: Callable[..., str]) -> tuple[dict[str, Any], ...]:
+def views(services: Sequence[HelpLine], *, say: Callable[..., str]) -> tuple[dict[str, object], ...]:
     """`services` as templates print them.
 
     Args:
+        services: in the order of the operator's file.
         say: speaks the words of email/words.txt.
     """
-    return tuple(
-        {
-            "name": service.name,
-            "ways": (ways := _ways(service, say)),
-            "reach": "".join(f"{way['before']}{way['words']}{way['behind']}" for way in ways),
-            "hours": _hours(service, say),
-        }
-        for service in services
-    )
+    return tuple(_view(service, say) for service in services)
+
+
+def _view(service: HelpLine, say: Callable[..., str]) -> dict[str, object]:
+    ways = _ways(service, say)
+    return {
+        "name": service.name,
+        "ways": ways,
+        "reach": "".join(f"{way['before']}{way['words']}{way['behind']}" for way in ways),
+        "hours": _hours(service, say),
+    }
 
 
 def _ways(service: HelpLine, say: Callable[..., str]) -> tuple[dict[str, str], ...]:
+    """Each way with the words around it, so that together they make a sentence.
+
+    `url` is what the words link to, `page` the same where it is a web page; both may be empty.
+    """
     found: list[tuple[str, str, str]] = []
     if service.phone:
-        verb = "call_or_text" if service.text == service.phone else "call"
-        found.append((say(verb), service.phone, _dialling(service.phone)))
+        verb = say("call_or_text" if service.text == service.phone else "call")
+        found.append((verb, service.phone, _dialling(service.phone)))
     if service.text and service.text != service.phone:
         found.append((say("text"), service.text, ""))
     if service.chat:
         found.append((say("chat"), _spoken(service.chat), service.chat))
     if service.web and service.web != service.chat:
         found.append((say("web"), _spoken(service.web), service.web))
-    ways = []
-    for number, (verb, words, url) in enumerate(found):
-        ways.append(
-            {
-                "before": f"{verb[:1].upper() + verb[1:] if number == 0 else verb} ",
-                "words": words,
-                "url": url,
-                "page": url if url.startswith("http") else "",
-                "behind": _joint(number, len(found), say),
-            }
-        )
-    return tuple(ways)
-
-
-def _joint(number: int, count: int, say: Callable[..., str]) -> str:
-    if number == count - 1:
-        return "."
-    return f" {say('joined_or')} " if number == count - 2 else ", "
+    last = len(found) - 1
+    return tuple(
+        {
+            "before": f"{verb if number else _capitalised(verb)} ",
+            "words": words,
+            "url": url,
+            "page": url if url.startswith("http") else "",
+            "behind": "." if number == last else f" {say('joined_or')} " if number == last - 1 else ", ",
+        }
+        for number, (verb, words, url) in enumerate(found)
+    )
 
 
 def _dialling(phone: str) -> str:
@@ -71,9 +73,13 @@ def _spoken(url: str) -> str:
 
 
 def _hours(service: HelpLine, say: Callable[..., str]) -> str:
-    hours = service.hours.replace("24/7", say("open_always"), 1).strip()
-    if service.languages and not all(language.casefold() in _ENGLISH for language in service.languages):
+    hours = service.hours.replace("24/7", say("open_always"), 1).strip().rstrip(".")
+    if any(language.casefold() not in _ENGLISH for language in service.languages):
         *others, last = service.languages
         spoken = f"{', '.join(others)} {say('joined_and')} {last}" if others else last
         hours = f"{hours}, {say('spoken')} {spoken}"
-    return f"{hours[:1].upper()}{hours[1:]}".rstrip(".") + "."
+    return f"{_capitalised(hours)}."
+
+
+def _capitalised(words: str) -> str:
+    return words[:1].upper() + words[1:]

@@ -1,31 +1,36 @@
 """An operator's text, Markdown with Jinja holes, as the sources of two Jinja templates: HTML and plain text.
 
-The holes are taken out first, and inert words stand in their place while Markdown does its work. So Markdown never
-sees Jinja, and what a hole prints for one reader can never be Markdown or HTML.
+The holes are taken out first, and inert words stand in their place while Markdown does its work. So Markdown
+never sees Jinja, and what a hole prints for one reader can never be Markdown or HTML.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from markdown_it import MarkdownIt
-from markdown_it.rules_block import StateBlock
-from markdown_it.token import Token
 from mdit_py_plugins.container import container_plugin
 
 from newsletter.rendering.sandbox import Fault
 from newsletter.rendering.text import TextWriter
 
-BLOCK_VARIABLES = {"help_lines": "help_lines", "affirmation": "affirmation_figure"}
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from markdown_it.rules_block import StateBlock
+    from markdown_it.token import Token
+
+BLOCK_VARIABLES = MappingProxyType({"help_lines": "help_lines", "affirmation": "affirmation_figure"})
 """Variables that are a block of their own when they stand alone in a line, and what prints that block."""
 
 SHORT_LINE = 30
-"""A line shorter than this ends where its author ended it, as in a sign-off; text wrapped by an editor runs on."""
+"""A line shorter than this ends where its author ended it, as in a sign-off; wrapped text runs on."""
 
 _HOLE = re.compile(
     r"""\{\{(?:[^'"}]|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\}(?!\}))*\}\}"""
@@ -42,12 +47,20 @@ _BOX = re.compile(r" {0,3}:{3,}")
 
 @dataclass(frozen=True)
 class _Hole:
-    """What stood in the text, and where. `statement`: it prints nothing itself."""
+    """What stood in the text, and where.
+
+    Attributes:
+        variable: what it prints, where that is a variable and nothing else.
+    """
 
     source: str
     line: int
-    statement: bool
     variable: str | None = None
+
+    @property
+    def is_statement(self) -> bool:
+        """Whether it prints nothing itself."""
+        return not self.source.startswith("{{")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +73,6 @@ class TemplateSource:
 
     source: str
     lines: dict[int, int]
-
-    def line_of(self, template_line: int) -> int | None:
-        """The operator's line for a line of the template, or None where there is no hole."""
-        return self.lines.get(template_line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +116,7 @@ class _Holes:
         return [self.found[int(index)] for index in self.pattern.findall(text)]
 
     def restored(self, text: str) -> TemplateSource:
-        """`text` with the holes back, each beginning a line, so that an error's line tells which hole it was."""
+        """`text` with its holes back, each on a line of its own: an error's line then tells which it was."""
         parts: list[str] = []
         lines: dict[int, int] = {}
         position, line = 0, 1
@@ -141,15 +150,16 @@ def read_body(source: str, *, site_url: str, frame: Callable[..., tuple[str, str
     tokens = _parser(holes).parse(protected)
     inspector = _Inspector(holes, lines=lines, rows=protected.split("\n"), site_url=site_url)
     inspector.inspect(tokens)
-    html = _HtmlWriter(frame).write(tokens)
-    text = TextWriter(
-        has_hole=lambda words: holes.pattern.search(words) is not None,
-        # A brace that Markdown made of "\\{" is no hole; in HTML an entity says so, here a hole that prints it.
-        literal=lambda words: words.replace("{", holes.put(_Hole('{{ "{" }}', 1, False))) if "{" in words else words,
-    ).write(tokens)
+
+    def literal(words: str) -> str:
+        # A brace that was escaped in Markdown opens no hole: a hole prints it, in HTML an entity does.
+        return words.replace("{", holes.put(_Hole('{{ "{" }}', 1))) if "{" in words else words
+
+    text = TextWriter(has_hole=lambda words: holes.pattern.search(words) is not None, literal=literal)
+    html = _HtmlWriter(frame)
     return Body(
-        html=holes.restored(html.replace("{", "&#123;")),
-        text=holes.restored(text),
+        html=holes.restored(html.write(tokens).replace("{", "&#123;")),
+        text=holes.restored(text.write(tokens)),
         faults=tuple(sorted(faults + inspector.faults, key=lambda fault: fault.line)),
     )
 
@@ -167,7 +177,7 @@ def _protect(source: str, holes: _Holes) -> tuple[str, list[int], list[Fault]]:
         if _RAW.match(text):
             faults.append(Fault(line=line, message="{% raw %} is not available; write \\{ for a brace."))
         variable = _VARIABLE.fullmatch(text)
-        hole = _Hole(text, line, not text.startswith("{{"), variable.group(1) if variable else None)
+        hole = _Hole(text, line, variable.group(1) if variable else None)
         parts += [before, holes.put(hole)]
         line += text.count("\n")
         position = match.end()
@@ -184,19 +194,21 @@ def _parser(holes: _Holes) -> MarkdownIt:
     parser.use(container_plugin, "practice").use(container_plugin, "source")
     only_holes = re.compile(rf"(?:\s*{holes.pattern.pattern})+\s*")
 
-    def hole_rule(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    def hole_rule(state: StateBlock, start: int, _end: int, silent: bool) -> bool:  # noqa: FBT001 (markdown-it calls it)
         """A line of nothing but {% %}, or of one variable that is a block, belongs into no paragraph."""
         line = state.src[state.bMarks[start] + state.tShift[start] : state.eMarks[start]]
         if not only_holes.fullmatch(line):
             return False
         within = holes.within(line)
-        if not all(hole.statement or hole.variable in BLOCK_VARIABLES for hole in within):
+        if not all(hole.is_statement or hole.variable in BLOCK_VARIABLES for hole in within):
             return False
         if not silent:
             token = state.push("hole", "", 0)
             token.map = [start, start + 1]
-            token.meta = {"statement": all(hole.statement for hole in within)}
-            token.content = holes.pattern.sub(lambda match: _as_block(holes, int(match.group(1))), line.strip())
+            token.meta = {"statement": all(hole.is_statement for hole in within)}
+            token.content = holes.pattern.sub(
+                lambda match: _as_block(holes, int(match.group(1))), line.strip()
+            )
             state.line = start + 1
         return True
 
@@ -208,9 +220,9 @@ def _parser(holes: _Holes) -> MarkdownIt:
 
 def _as_block(holes: _Holes, index: int) -> str:
     hole = holes.found[index]
-    if hole.statement:
+    if hole.is_statement:
         return f"{holes.prefix}{index:04d}x"
-    return holes.put(_Hole(f"{{{{ {BLOCK_VARIABLES[hole.variable or '']} }}}}", hole.line, statement=False))
+    return holes.put(_Hole(f"{{{{ {BLOCK_VARIABLES[hole.variable or '']} }}}}", hole.line))
 
 
 class _Inspector:
@@ -243,7 +255,9 @@ class _Inspector:
 
     def _look_at_heading(self, level: int) -> None:
         if level == 1:
-            self._refuse("a letter has one heading already (heading, or the subject); begin this one with ##.")
+            self._refuse(
+                "a letter has one heading already (heading, or the subject); begin this one with ##."
+            )
         elif level > min(self._level + 1, 3):
             self._refuse(f"this heading skips a level; begin it with {'#' * min(self._level + 1, 3)}.")
         self._level = max(level, 2)
@@ -267,15 +281,12 @@ class _Inspector:
         for hole in self._holes.within(inline.content):
             if hole.variable == "help_lines":
                 self._refuse("{{ help_lines }} is a block; give it a line of its own.")
+        _keep_short_lines(inline.children or [])
         words: list[str] = []
-        width = 0
         for child in inline.children or []:
-            if child.type == "softbreak" and width < SHORT_LINE:
-                child.type = "hardbreak"
-            width = 0 if child.type in {"softbreak", "hardbreak"} else width + len(child.content)
             match child.type:
                 case "image":
-                    self._refuse("letters have no pictures; say it in words, or link to the page that has it.")
+                    self._refuse("letters have no pictures; say it in words, or link to a page that has it.")
                 case "link_open":
                     words = []
                     child.attrSet("href", self._address(str(child.attrGet("href") or "")))
@@ -293,7 +304,9 @@ class _Inspector:
         if any(not _ADDRESS_VARIABLE.fullmatch(hole.variable or "") for hole in within):
             self._refuse("an address may hold {{ links.… }} and {{ site.url }} and no other hole.")
         if within and self._holes.pattern.match(address):
-            if len(within) > 1 or (within[0].variable != "site.url" and not self._holes.pattern.fullmatch(address)):
+            if len(within) > 1 or (
+                within[0].variable != "site.url" and not self._holes.pattern.fullmatch(address)
+            ):
                 self._refuse("{{ links.… }} is a complete address; nothing may stand before or behind it.")
             return address
         if within:
@@ -305,14 +318,37 @@ class _Inspector:
         return address
 
 
-_FRAMES = {
-    "paragraph_open": "paragraph",
-    "blockquote_open": "quote",
-    "bullet_list_open": "bullets",
-    "list_item_open": "item",
-    "container_source_open": "source",
-}
-_INLINE_FRAMES = {"strong_open": "strong", "em_open": "emphasis"}
+def _keep_short_lines(children: Sequence[Token]) -> None:
+    width = 0
+    for child in children:
+        if child.type == "softbreak" and width < SHORT_LINE:
+            child.type = "hardbreak"
+        width = 0 if child.type in {"softbreak", "hardbreak"} else width + len(child.content)
+
+
+_FRAMES = MappingProxyType(
+    {
+        "paragraph_open": "paragraph",
+        "blockquote_open": "quote",
+        "bullet_list_open": "bullets",
+        "list_item_open": "item",
+        "container_source_open": "source",
+        "strong_open": "strong",
+        "em_open": "emphasis",
+    }
+)
+"""Tokens whose macro needs no more than its content."""
+
+_LEAVES: Mapping[str, Callable[[str], str]] = MappingProxyType(
+    {
+        "text": escape,
+        "code_inline": escape,
+        "softbreak": lambda _: "\n",
+        "hardbreak": lambda _: "<br>\n",
+        "hole": lambda content: f"{content}\n",
+    }
+)
+"""What a token without anything inside becomes."""
 
 
 class _HtmlWriter:
@@ -323,47 +359,30 @@ class _HtmlWriter:
         self._ends: list[str] = []
 
     def write(self, tokens: Sequence[Token]) -> str:
-        """The HTML, a block a line, with the inert words still in it."""
+        """The HTML, with the inert words still in it."""
         return "".join(self._written(token) for token in tokens)
 
     def _written(self, token: Token) -> str:
+        if token.nesting == 1:
+            before, behind = ("", "") if token.hidden else self._framed(token)
+            self._ends.append(behind if not token.block else f"{behind}\n")
+            return before
+        if token.nesting == -1:
+            return self._ends.pop()
+        if token.type == "inline":
+            return self.write(token.children or [])
+        if token.type == "hr":
+            return "".join(self._frame("divider"))
+        return _LEAVES[token.type](token.content) if token.type in _LEAVES else ""
+
+    def _framed(self, token: Token) -> tuple[str, str]:
         match token.type:
-            case "inline":
-                return "".join(self._written_inline(child) for child in token.children or [])
-            case "hole":
-                return f"{token.content}\n"
-            case "hr":
-                return "".join(self._frame("divider")) + "\n"
-            case "paragraph_open" if token.hidden:
-                return self._open("", "")
             case "heading_open":
-                return self._open(*self._frame("heading", level=int(token.tag[1:])))
+                return self._frame("heading", level=int(token.tag[1:]))
             case "ordered_list_open":
-                return self._open(*self._frame("numbers", start=int(token.attrGet("start") or 1)))
+                return self._frame("numbers", start=int(token.attrGet("start") or 1))
             case "container_practice_open":
-                return self._open(*self._frame("practice", title=token.meta["title"], time=token.meta["time"]))
-            case kind if kind in _FRAMES:
-                return self._open(*self._frame(_FRAMES[kind]))
-            case _:
-                return f"{self._ends.pop()}\n"
-
-    def _written_inline(self, token: Token) -> str:
-        match token.type:
-            case "text" | "code_inline":
-                return escape(token.content)
-            case "softbreak":
-                return "\n"
-            case "hardbreak":
-                return "<br>\n"
+                return self._frame("practice", title=token.meta["title"], time=token.meta["time"])
             case "link_open":
-                return self._open(*self._frame("link", url=str(token.attrGet("href"))))
-            case kind if kind in _INLINE_FRAMES:
-                return self._open(*self._frame(_INLINE_FRAMES[kind]))
-            case "image":
-                return ""
-            case _:
-                return self._ends.pop()
-
-    def _open(self, before: str, behind: str) -> str:
-        self._ends.append(behind)
-        return before
+                return self._frame("link", url=str(token.attrGet("href")))
+        return self._frame(_FRAMES[token.type])

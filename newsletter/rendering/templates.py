@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jinja2 import ChoiceLoader, DictLoader, FileSystemLoader, Template
 from jinja2.exceptions import TemplateError, TemplateNotFound, TemplateSyntaxError
@@ -13,6 +11,10 @@ from markupsafe import Markup
 from newsletter.errors import ContentError
 from newsletter.rendering.sandbox import LetterEnvironment
 from newsletter.rendering.text import underlined, wrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 _CONTENT = "qzcontentqz"
 
@@ -25,7 +27,7 @@ class Templates:
         self.environment = LetterEnvironment(loader)
         self.environment.filters |= {"wrapped": wrapped, "underlined": underlined}
 
-    def render(self, name: str, context: Mapping[str, Any]) -> str:
+    def render(self, name: str, context: Mapping[str, object]) -> str:
         """The output of the template `name`, a path below the templates folder.
 
         Raises:
@@ -41,38 +43,45 @@ class Templates:
         code = self.environment.compile(source, name, name)
         return Template.from_code(self.environment, code, self.environment.make_globals(None), None)
 
-    def call(self, template: str, macro: str, *arguments: Any, **options: Any) -> str:
+    def call(self, template: str, macro: str, *arguments: object, **options: object) -> str:
         """What `macro` of `template` makes of its arguments, without empty lines at its ends.
 
         Raises:
             ContentError: as `render` does.
         """
         try:
-            found = getattr(self.environment.get_template(template).module, macro, None)
-            if found is None:
-                message = f"there is no macro {macro!r}, and the emails need it."
-                raise ContentError(message, path=f"templates/{template}")
+            found = getattr(self.environment.get_template(template).module, macro, _lacking)
             return str(found(*arguments, **options)).strip("\n")
+        except _LackingError as error:
+            message = f"there is no macro {macro!r}, and the emails need it."
+            raise ContentError(message, path=f"templates/{template}") from error
         except Exception as error:
             raise described(error, fallback=template) from error
 
-    def frame(self, template: str, macro: str, **options: Any) -> tuple[str, str]:
+    def frame(self, template: str, macro: str, **options: object) -> tuple[str, str]:
         """What `macro` puts before its content, and what it puts behind.
 
         Raises:
             ContentError: as `render` does.
         """
-        written = self.call(template, macro, content=Markup(_CONTENT), **options)
+        written = self.call(template, macro, content=Markup(_CONTENT), **options)  # noqa: S704 (a constant)
         before, found, behind = written.partition(_CONTENT)
         if not found:
-            raise ContentError(f"the macro {macro!r} does not print its content.", path=f"templates/{template}")
+            message = f"the macro {macro!r} does not print its content."
+            raise ContentError(message, path=f"templates/{template}")
         return before, behind
+
+
+class _LackingError(Exception):
+    """A macro is not there."""
+
+
+def _lacking(*_: object, **__: object) -> str:
+    raise _LackingError
 
 
 def described(error: Exception, *, fallback: str) -> ContentError:
     """The fault for the operator: which template, which line, what is wrong."""
-    if isinstance(error, ContentError):
-        return error
     if isinstance(error, TemplateNotFound):
         message = f"there is no template {error.name!r}; put it there, or take out what asks for it."
         return ContentError(message, path=f"templates/{fallback}")
@@ -99,4 +108,4 @@ def in_words(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it calls itself without end."
     words = error.message if isinstance(error, TemplateError) and error.message else str(error)
-    return f"{words or type(error).__name__}".rstrip(".") + "."
+    return (words or type(error).__name__).rstrip(".") + "."

@@ -38,6 +38,7 @@ BYTES_WITHIN = timedelta(seconds=2)
 
 _RECORD_PAUSES_SECONDS = (0.1, 0.3, 1.0, 3.0, 6.0)
 _LONGEST_PAUSE_SECONDS = 30.0
+_NO_ANSWER = Answer(code=None, text="", host="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,14 +148,15 @@ class Lane:
 
     def _catch_up(self) -> None:
         """Tell the database what it could not be told before."""
-        while self._unrecorded:
-            item, verdict = self._unrecorded[0]
-            with self._database.write() as connection:
-                self._sending.recorder.record(connection, item, verdict, now=self._clock.now())
-            del self._unrecorded[0]
+        self._record_all()
         if self._unreleased:
             with self._database.write() as connection:
                 deliveries.release_claimed(connection, self._unreleased)
+                for item in self._unreleased:
+                    # Its handover may have been committed all the same; no byte has left.
+                    deliveries.record_deferred(
+                        connection, item, _NO_ANSWER, next_try_at=self._clock.now(), counts=False
+                    )
             self._unreleased = []
 
     def _rest(self, reason: str) -> None:
@@ -165,22 +167,35 @@ class Lane:
 
     def _send_one(self, item: Delivery) -> Outcome | None:
         """One email from claim to record; None where it did not leave."""
-        now = self._clock.now()
+        try:
+            ready = self._make_ready(item, now=self._clock.now())
+        except DatabaseUnavailable:
+            self._unreleased.append(item)
+            raise
+        if ready is None:
+            return None
+        # From here on bytes may have left: the row is never given back, only judged by the verdict.
+        self._unrecorded.append((item, self._mailer.send(ready.envelope)))
+        return self._record()
+
+    def _make_ready(self, item: Delivery, *, now: datetime) -> Composed | None:
+        """Render an email and commit that it is being handed over; None where it must not leave now."""
         try:
             composed = self._compose(item, now=now)
-        except (RenderError, AddressError) as error:
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:
+            # Whatever is wrong with this letter, the others go on.
+            foreseen = isinstance(error, RenderError | AddressError)
+            reason = f"cannot be rendered: {error if foreseen else type(error).__name__}"
             with self._database.write() as connection:
-                deliveries.hold(
-                    connection, item, believed=State.CLAIMED, reason=f"cannot be rendered: {error}"
-                )
-            log.error("delivery_held", delivery=str(item.id), reason=str(error))
+                deliveries.hold(connection, item, believed=State.CLAIMED, reason=reason)
+            log.error("delivery_held", delivery=str(item.id), reason=reason, exc_info=not foreseen)
             return None
         if composed is None or not self._hand_over(item, composed, now=now):
             self._put_back(item, now=now)
             return None
-        verdict = self._mailer.send(composed.envelope)
-        self._record(item, verdict)
-        return verdict.outcome
+        return composed
 
     def _compose(self, item: Delivery, *, now: datetime) -> Composed | None:
         with self._database.read() as connection:
@@ -210,8 +225,7 @@ class Lane:
             if not granted and renew:
                 # No byte has left, so the row goes back to wait and is judged anew.
                 with self._database.write() as connection:
-                    nothing = Answer(code=None, text="", host="")
-                    deliveries.record_deferred(connection, item, nothing, next_try_at=now, counts=False)
+                    deliveries.record_deferred(connection, item, _NO_ANSWER, next_try_at=now, counts=False)
             if not granted:
                 return False
             renew = True
@@ -262,15 +276,22 @@ class Lane:
             )
             self._sending.recorder.reschedule(connection, edition, reader, record, now=now)
 
-    def _record(self, item: Delivery, verdict: Verdict) -> None:
+    def _record(self) -> Outcome:
         """Write the verdict down; a database that is away for a moment must not make a double of it."""
-        self._unrecorded.append((item, verdict))
-        for pause in (*_RECORD_PAUSES_SECONDS, None):
+        outcome = self._unrecorded[-1][1].outcome
+        for pause in _RECORD_PAUSES_SECONDS:
             try:
-                self._catch_up()
+                self._record_all()
             except DatabaseUnavailable:
-                if pause is None:
-                    raise
                 time.sleep(pause)
             else:
-                return
+                return outcome
+        self._record_all()
+        return outcome
+
+    def _record_all(self) -> None:
+        while self._unrecorded:
+            item, verdict = self._unrecorded[0]
+            with self._database.write() as connection:
+                self._sending.recorder.record(connection, item, verdict, now=self._clock.now())
+            del self._unrecorded[0]

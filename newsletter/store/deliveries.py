@@ -305,6 +305,11 @@ def count_due(connection: Connection, *, now: datetime) -> int:
     return waits + (connection.scalar(select(func.count()).select_from(delivery).where(_OWNED)) or 0)
 
 
+def earliest_try(connection: Connection) -> datetime | None:
+    """When the next email that waits may leave; None where none waits."""
+    return connection.scalar(select(func.min(delivery.c.next_try_at)).where(_LEAVING))
+
+
 def hand_over(
     connection: Connection,
     item: Delivery,

@@ -8,7 +8,7 @@ from datetime import date, datetime, time
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, and_, case, delete, exists, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, case, delete, exists, func, insert, or_, select, update
 
 from newsletter.domain.cadence import Slot
 from newsletter.domain.delivery import Kind
@@ -234,6 +234,11 @@ def due_subscribers(connection: Connection, *, now: datetime, limit: int) -> lis
         .with_for_update(skip_locked=True, of=subscriber)
     )
     return list(dict.fromkeys(connection.scalars(statement)))
+
+
+def earliest_due(connection: Connection) -> datetime | None:
+    """The next due instant of all subscriptions; None while nothing is due to anybody."""
+    return connection.scalar(select(func.min(subscription.c.next_due_at)))
 
 
 def followers(

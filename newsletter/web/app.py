@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from newsletter import resources
+from newsletter.bootstrap import App
 from newsletter.errors import DatabaseRefused, InvalidChoice, NotAllowed, NotFound, TokenError
 from newsletter.store.database import DatabaseUnavailable
 from newsletter.web.pages import Pages
@@ -21,9 +22,6 @@ from newsletter.web.preferences import PreferencesPages
 from newsletter.web.problems import Problems
 from newsletter.web.public import PublicPages
 from newsletter.web.security import SILENT_TELEMETRY, Shield
-
-if TYPE_CHECKING:
-    from newsletter.bootstrap import App
 
 Handler = Callable[..., Response]
 

@@ -85,11 +85,12 @@ class Pages:
         template: str,
         values: Mapping[str, object],
         *,
+        folder: str = "pages",
         status: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """The page that `templates/pages/<template>.html` makes of `values`."""
-        html = self._environment.get_template(f"pages/{template}.html").render(values)
+        """The page that `templates/<folder>/<template>.html` makes of `values`."""
+        html = self._environment.get_template(f"{folder}/{template}.html").render(values)
         return HTMLResponse(html, status_code=status, headers=dict(headers or {}))
 
     def _asset_path(self, name: str) -> str:

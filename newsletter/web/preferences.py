@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
+from newsletter.bootstrap import App
 from newsletter.domain.subscription import State
 from newsletter.errors import InvalidChoice
 from newsletter.web import choices
+from newsletter.web.forms import Form
+from newsletter.web.pages import Pages
 from newsletter.web.problems import invalid_form, prefers_json
 from newsletter.web.public import PostedForm
-
-if TYPE_CHECKING:
-    from newsletter.bootstrap import App
-    from newsletter.web.forms import Form
-    from newsletter.web.pages import Pages
 
 PAUSE_WEEKS = (1, 2, 4)
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import Depends, Request, Response
 from fastapi.responses import RedirectResponse
 
+from newsletter.bootstrap import App
 from newsletter.errors import AddressError, InvalidChoice
 from newsletter.service.subscribing import SignUp
 from newsletter.web import choices
 from newsletter.web.forms import Form, read_form
+from newsletter.web.pages import Pages
 from newsletter.web.problems import Problems, invalid_form, prefers_json
-
-if TYPE_CHECKING:
-    from newsletter.bootstrap import App
-    from newsletter.web.pages import Pages
 
 PostedForm = Annotated[Form, Depends(read_form)]
 

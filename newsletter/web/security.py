@@ -1,4 +1,4 @@
-"""What every answer carries, what no log may hold, and how the server is started so that both stay true."""
+"""What every answer carries, and what no log may hold."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import structlog
 from fastapi import Request, Response
 from fastapi.responses import PlainTextResponse
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
@@ -41,15 +42,6 @@ SILENT_TELEMETRY: TelemetryConfig = {
     "operation_spans": False,
     "auto_configure": False,
 }
-
-UVICORN_OPTIONS: Mapping[str, object] = MappingProxyType(
-    {
-        # Its access log would hold paths, and with them readers' tokens.
-        "access_log": False,
-        "server_header": False,
-    }
-)
-"""How to start uvicorn so that it keeps these promises: `uvicorn.Config(application, **UVICORN_OPTIONS)`."""
 
 
 class Shield:
@@ -84,6 +76,8 @@ class Shield:
 
         try:
             await self._app(scope, receive, guarded)
+        except ClientDisconnect:
+            return  # nobody is there to be answered
         except Exception as error:  # noqa: BLE001  (the last resort for whatever nobody foresaw)
             _log_failure(scope, error)
             if started:

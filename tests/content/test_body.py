@@ -14,7 +14,7 @@ ALLOWED = [
     "{% if reader.country == 'DE' and not letter.total is none %}a{% elif affirmation %}b{% endif %}",
     "{% for word in ['a', 'b'] %}{{ word|upper }}{% else %}{{ site.url }}{% endfor %}",
     "{% for a, b in [(1, 2)] %}{{ a }}{{ b }}{% endfor %}",
-    "{{ letter.number + 1 }} {{ -1 }} {{ letter.total|default('many') }} {{ 'a' if affirmation else 'b' }}",
+    "{{ letter.number + 1 }} {{ -1 }} {{ 1000000000000 }} {{ letter.total|default('many') }} {{ 'a' if affirmation else 'b' }}",
     "{# a note #} {% raw %}{{ nobody }}{% endraw %} \\{ }} }",
 ]
 REFUSED = [

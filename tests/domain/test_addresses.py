@@ -168,6 +168,8 @@ REFUSED = {
     "a soft hyphen": ("ma\u00adria@example.org", "invisible"),
     "a variation selector": ("maria\ufe0f@example.org", "invisible"),
     "a grapheme joiner": ("ma\u034fria@example.org", "invisible"),
+    "a variation selector of the second kind": ("maria\U000e0100@example.org", "invisible"),
+    "a Mongolian variation selector": ("maria\u180b@example.org", "invisible"),
     "a Hangul filler": ("\u3164@example.org", "invisible"),
     "a blank Braille pattern": ("\u2800@example.org", "invisible"),
     "a tag character": ("maria\U000e0041@example.org", "invisible"),

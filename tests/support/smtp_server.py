@@ -6,8 +6,8 @@
         assert [received.recipient for received in server.ledger] == ["maria@example.org"]
 
 It is the other side's own account of what happened: a message stands in `ledger` before its 250 leaves, and
-nothing is ever taken out. Without a script it is a well-behaved server. A script names a stage, and the steps to
-take there instead of the usual reply:
+nothing is ever taken out. Without a script it is a well-behaved server. A script names a stage, and the steps
+to take there instead of the usual reply:
 
     banner, ehlo, helo, starttls, auth, mail, rcpt, data, rset, noop, quit      on that command
     body      after the first bytes of a message have come
@@ -34,7 +34,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 from urllib.parse import quote
 
 from cryptography import x509
@@ -46,14 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
-
-    from typing_extensions import override
-else:
-
-    def override(method):
-        """Python 3.11 has none yet."""
-        return method
-
 
 Security = Literal["none", "starttls", "implicit"]
 
@@ -73,31 +65,29 @@ STAGES = (
     "quit",
 )
 EXTENSIONS = ("8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "SIZE 10485760")
-POLL_SECONDS = 0.2
 MESSAGE_ID = re.compile(rb"^message-id:\s*(<[^>\r\n]*>)", re.IGNORECASE | re.MULTILINE)
 
 
 # --- what it can be told to do --------------------------------------------------------------------
 
 
-class Step:
+class Step(Protocol):
     """Something that the server does in a conversation. `speaks`: the usual reply is not due any more."""
 
-    speaks: ClassVar[bool] = True
+    speaks: ClassVar[bool]
 
     def take(self, session: Session) -> None:
         """Do it."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Reply(Step):
+class Reply:
     """One proper reply; a line break in the text makes it a longer one."""
 
     code: int
     text: str = ""
+    speaks: ClassVar[bool] = True
 
-    @override
     def take(self, session: Session) -> None:
         *before, last = self.text.split("\n")
         lines = [f"{self.code}-{text}" for text in before] + [f"{self.code} {last}"]
@@ -105,24 +95,24 @@ class Reply(Step):
 
 
 @dataclass(frozen=True)
-class Raw(Step):
+class Raw:
     """Exactly these bytes."""
 
     data: bytes
+    speaks: ClassVar[bool] = True
 
-    @override
     def take(self, session: Session) -> None:
         session.send(self.data)
 
 
 @dataclass(frozen=True)
-class Drip(Step):
+class Drip:
     """These bytes one at a time, with a pause after each."""
 
     data: bytes
     seconds: float
+    speaks: ClassVar[bool] = True
 
-    @override
     def take(self, session: Session) -> None:
         for byte in self.data:
             session.send(bytes([byte]))
@@ -130,7 +120,7 @@ class Drip(Step):
 
 
 @dataclass(frozen=True)
-class Endless(Step):
+class Endless:
     r"""The same bytes again and again, until the client goes away or so many have left.
 
     `Endless(b"250-more\r\n")` is a reply without end, `Endless(b"2")` a line without end.
@@ -138,8 +128,8 @@ class Endless(Step):
 
     data: bytes
     limit_bytes: int = 64 * 1024 * 1024
+    speaks: ClassVar[bool] = True
 
-    @override
     def take(self, session: Session) -> None:
         block = self.data * max(1, 65536 // len(self.data))
         for _ in range(max(1, self.limit_bytes // len(block))):
@@ -147,40 +137,42 @@ class Endless(Step):
 
 
 @dataclass(frozen=True)
-class Delay(Step):
+class Delay:
     """Nothing, for a while; then what comes next."""
 
     seconds: float
     speaks: ClassVar[bool] = False
 
-    @override
     def take(self, session: Session) -> None:
         session.sleep(self.seconds)
 
 
 @dataclass(frozen=True)
-class Hang(Step):
+class Hang:
     """Nothing ever again, with the connection open."""
 
-    @override
+    speaks: ClassVar[bool] = True
+
     def take(self, session: Session) -> None:
         session.sleep(None)
 
 
 @dataclass(frozen=True)
-class Close(Step):
+class Close:
     """An end of the connection: FIN, or RST where the client's bytes were not all read."""
 
-    @override
+    speaks: ClassVar[bool] = True
+
     def take(self, session: Session) -> None:
         raise Finished
 
 
 @dataclass(frozen=True)
-class Reset(Step):
+class Reset:
     """A connection torn down (RST)."""
 
-    @override
+    speaks: ClassVar[bool] = True
+
     def take(self, session: Session) -> None:
         # A lingering time of zero makes close send RST.
         session.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -422,6 +414,12 @@ class SmtpServer:
             message = "This server has no certificate."
             raise ValueError(message)
         return self._certificate
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are served at this moment."""
+        with self._lock:
+            return len(self._sessions)
 
     @property
     def commands(self) -> list[str]:
@@ -713,7 +711,7 @@ class Certificate:
 def make_certificate(
     folder: Path, *, names: Sequence[str] = ("localhost", "127.0.0.1", "::1"), days: int = 30
 ) -> Certificate:
-    """Make a certificate for host names and addresses in `folder`. Negative `days`: it ran out so long ago."""
+    """Make a certificate for host names and addresses in `folder`; with negative `days` it is out of date."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "SMTP test server")])
     expires = datetime.now(UTC) + timedelta(days=days)

@@ -7,10 +7,10 @@ so that nothing is downloaded and the checkout is out of sight.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -62,8 +62,7 @@ def _build(target: str, *, root: Path, into: Path) -> Path:
 
 
 def _unpack(archive: Path, *, into: Path) -> Path:
-    with tarfile.open(archive) as tar:
-        tar.extractall(into, filter="data")
+    shutil.unpack_archive(archive, into)
     return into / archive.name.removesuffix(".tar.gz")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
+from fastapi import Request
 from fastapi.responses import HTMLResponse
 from starlette.testclient import TestClient
 from structlog.testing import capture_logs
@@ -12,8 +14,8 @@ from structlog.testing import capture_logs
 from newsletter.web.security import HEADERS, Shield
 
 if TYPE_CHECKING:
-    from fastapi import Request, Response
-    from starlette.types import Receive, Scope, Send
+    from fastapi import Response
+    from starlette.types import Message, Receive, Scope, Send
 
 SECRET = "maria@example.org"
 
@@ -75,6 +77,24 @@ def test_a_failure_in_the_middle_of_an_answer_breaks_it_off_without_its_words() 
         TestClient(Shield(fails_half_way, on_failure=sorry)).get("/")
     assert SECRET not in str(broken.value)
     assert broken.value.__suppress_context__
+
+
+def test_whoever_hangs_up_is_no_failure() -> None:
+    sent: list[object] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+        await Request(scope, receive).body()
+
+    scope = {"type": "http", "method": "POST", "headers": []}
+    with capture_logs() as logged:
+        anyio.run(Shield(reads, on_failure=sorry), scope, receive, send)
+    assert (sent, logged) == ([], [])
 
 
 def test_what_is_no_request_passes_through() -> None:
