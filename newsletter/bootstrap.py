@@ -21,6 +21,7 @@ from newsletter.service.editions import Editions
 from newsletter.service.housekeeping import Housekeeping
 from newsletter.service.overseeing import Overseeing
 from newsletter.service.planning import Planning
+from newsletter.service.previewing import Previewing
 from newsletter.service.publishing import Orders, Publishing
 from newsletter.service.recording import Recorder
 from newsletter.service.rescuing import Rescuing
@@ -49,6 +50,7 @@ class App:
     rescuing: Rescuing
     housekeeping: Housekeeping
     overseeing: Overseeing
+    previewing: Previewing
     open_mailer: Callable[[], Mailer]
 
     @property
@@ -128,6 +130,7 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
         overseeing=Overseeing(
             database=database, editions=editions, recorder=recorder, subscribing=subscribing
         ),
+        previewing=Previewing(editions=editions, composer=composer, slot=settings.default_slot),
         open_mailer=lambda: open_mailer(route),
     )
 

@@ -9,6 +9,7 @@ no lines.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from jinja2 import Environment, TemplateSyntaxError, nodes
 from newsletter.content.faults import Page, shown, suggestion
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 NAMES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
@@ -31,6 +32,12 @@ NAMES: Mapping[str, frozenset[str]] = MappingProxyType(
     }
 )
 """What a letter may name, and the attributes of each; without attributes it is written by itself."""
+
+HEAD_NAMES = frozenset({"reader", "letter", "site"})
+"""What a subject, preheader or heading may name: nothing that is a link or a block."""
+
+ONLY_PRINTED = frozenset({"links"})
+"""Names whose attributes can be printed, and neither compared nor changed."""
 
 FILTERS = frozenset(
     {
@@ -72,6 +79,7 @@ TESTS = frozenset(
     }
 )
 LARGEST_NUMBER = 10**12
+LONGEST_TEXT = 200_000  # characters
 _ALLOWED = (
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Getattr),
     *(nodes.If, nodes.For, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not),
@@ -103,6 +111,9 @@ def _environment() -> Environment:
 
 def parse_template(source: str, page: Page) -> nodes.Template | None:
     """The tree of a Jinja text that begins on the page's first line; None, and a fault, when it is none."""
+    if len(source) > LONGEST_TEXT:
+        page.fault(f"this text has more than {LONGEST_TEXT} characters; shorten it.", line=page.first_line)
+        return None
     try:
         return _environment().parse(source)
     except TemplateSyntaxError as error:
@@ -114,26 +125,76 @@ def parse_template(source: str, page: Page) -> nodes.Template | None:
     return None
 
 
-def check_letter_text(source: str, page: Page, *, one_line: bool = False) -> None:
-    """Note everything in a letter's text that could not be rendered: syntax, unknown names, included files.
+def check_letter_text(source: str, page: Page, *, head: bool = False) -> None:
+    """Note everything in a letter's text that could not be rendered: syntax, unknown names, other files.
 
     Args:
         source: text with Jinja.
         page: its file, starting at the line of the text.
-        one_line: the whole text stands on the page's first line, however YAML folded it.
+        head: it is a subject, preheader or heading: one line, however YAML folded it, and no links or blocks.
     """
     tree = parse_template(source, page)
     if tree is None:
         return
     try:
         # What a loop runs over is named by the loop itself.
-        loops = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}
-        objections = list(_objections(tree, loops))
+        loops = frozenset(name.name for name in tree.find_all(nodes.Name) if name.ctx == "store")
+        judge = _Judge({name: NAMES[name] for name in HEAD_NAMES} if head else NAMES, loops)
+        objections = list(judge.object_to(tree))
     except RecursionError:
         page.fault("this Jinja is too deeply nested; write it more simply.", line=page.first_line)
         return
     for line, message in objections:
-        page.fault(message, line=page.first_line if one_line else page.first_line + line - 1)
+        page.fault(message, line=page.first_line if head else page.first_line + line - 1)
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Looks at the nodes of one text, which may use `names` and the names of its own `loops`."""
+
+    names: Mapping[str, frozenset[str]]
+    loops: frozenset[str]
+
+    def object_to(self, node: nodes.Node, *, printed: bool = False) -> Iterator[tuple[int, str]]:
+        """The lines of the outermost nodes that a letter cannot hold, each with what to write instead."""
+        match node:
+            case nodes.Name(ctx="load"):
+                message = self._object_to_name(node.name)
+            case nodes.Getattr():
+                message = self._object_to_attribute(node, printed=printed)
+            case _:
+                message = _object_to_kind(node)
+                if message is None:
+                    for child in node.iter_child_nodes():
+                        yield from self.object_to(child, printed=isinstance(node, nodes.Output))
+        if message is not None:
+            yield _line_in(node), message
+
+    def _object_to_name(self, name: str) -> str | None:
+        if name in self.loops:
+            return None
+        if name not in self.names:
+            where = "here" if name in NAMES else "in a letter"
+            return f"{{{{ {shown(name)[1:-1]} }}}} is not known {where}; {suggestion(name, self.names)}"
+        if self.names[name]:
+            spelt_out = " or ".join(f"{{{{ {name}.{attribute} }}}}" for attribute in sorted(self.names[name]))
+            return f"{{{{ {name} }}}} says nothing by itself; write {spelt_out}."
+        return None
+
+    def _object_to_attribute(self, node: nodes.Getattr, *, printed: bool) -> str | None:
+        attribute = shown(node.attr)[1:-1]
+        if not isinstance(node.node, nodes.Name) or node.node.name in self.loops:
+            return f".{attribute} is not known in a letter; remove it."
+        name = node.node.name
+        known = self.names.get(name)
+        if known is None:
+            return self._object_to_name(name)
+        if node.attr not in known:
+            near = suggestion(node.attr, known) if known else f"write {{{{ {name} }}}}."
+            return f"{name}.{attribute} is not known in a letter; {near}"
+        if name in ONLY_PRINTED and not printed:
+            return f"{name}.{attribute} can only be printed; write {{{{ {name}.{attribute} }}}}."
+        return None
 
 
 def _line_in(node: nodes.Node) -> int:
@@ -142,45 +203,8 @@ def _line_in(node: nodes.Node) -> int:
     return next((line for line in lines if line), 1)
 
 
-def _objections(node: nodes.Node, loops: Collection[str]) -> Iterator[tuple[int, str]]:
-    """The lines of the outermost nodes that a letter cannot hold, each with what to write instead."""
-    match node:
-        case nodes.Name(ctx="load"):
-            message = _object_to_name(node.name, loops, owner=False)
-        case nodes.Getattr():
-            message = _object_to_attribute(node, loops)
-        case _:
-            message = _object_to_kind(node)
-            if message is None:
-                for child in node.iter_child_nodes():
-                    yield from _objections(child, loops)
-    if message is not None:
-        yield _line_in(node), message
-
-
-def _object_to_name(name: str, loops: Collection[str], *, owner: bool) -> str | None:
-    if name in loops:
-        return None
-    if name not in NAMES:
-        return f"{{{{ {shown(name)[1:-1]} }}}} is not known in a letter; {suggestion(name, NAMES)}"
-    if NAMES[name] and not owner:
-        return f"{{{{ {name} }}}} says nothing by itself; write {_spelt_out(name)}."
-    return None
-
-
-def _object_to_attribute(node: nodes.Getattr, loops: Collection[str]) -> str | None:
-    attribute = shown(node.attr)[1:-1]
-    if not isinstance(node.node, nodes.Name) or node.node.name in loops:
-        return f".{attribute} is not known in a letter; remove it."
-    name = node.node.name
-    known = NAMES.get(name)
-    if known is None or node.attr in known:
-        return _object_to_name(name, loops, owner=True)
-    near = suggestion(node.attr, known) if known else f"write {{{{ {name} }}}}."
-    return f"{name}.{attribute} is not known in a letter; {near}"
-
-
 def _object_to_kind(node: nodes.Node) -> str | None:
+    """What is wrong with a node by what it is, or None."""
     match node:
         case nodes.Filter() if node.name not in FILTERS:
             return f"the filter {shown(node.name)} is not known; {suggestion(node.name, FILTERS)}"
@@ -194,10 +218,6 @@ def _object_to_kind(node: nodes.Node) -> str | None:
         return None
     otherwise = f"{type(node).__name__.lower()} does not work in a letter; write the text itself."
     return next((instead for kind, instead in _INSTEAD.items() if isinstance(node, kind)), otherwise)
-
-
-def _spelt_out(name: str) -> str:
-    return " or ".join(f"{{{{ {name}.{attribute} }}}}" for attribute in sorted(NAMES[name]))
 
 
 def check_containers(body: str, page: Page) -> None:

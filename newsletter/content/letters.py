@@ -99,7 +99,7 @@ def _split(lines: Rows[str], page: Page) -> tuple[str, str, int] | None:
 def _jinja(fields: Fields, name: str, text: str | None) -> str:
     """A text of the head, whose Jinja is looked at as that of the body is."""
     if text:
-        check_letter_text(text, fields.page.starting_at(fields.line_of(name)), one_line=True)
+        check_letter_text(text, fields.page.starting_at(fields.line_of(name)), head=True)
     return text or ""
 
 

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from newsletter import resources
 from newsletter.bootstrap import App
-from newsletter.demo.expectations import Ledger
+from newsletter.demo.expectations import Ledger, Verdict
 from newsletter.demo.mailbox import Mail, Mailbox
 from newsletter.demo.telling import Chronicle
 from newsletter.web.app import create_app
@@ -97,13 +97,15 @@ class Inbox:
         """All that arrived, the newest first, and the story."""
         mails = self._scene.mailbox.mails()
         lines = self._scene.chronicle.lines()
+        rows = self._scene.ledger.rows() if self._scene.ledger.is_complete else []
         return self._page(
             "inbox",
             {
                 "mails": mails[: -MOST_MAILS - 1 : -1],
                 "older": max(0, len(mails) - MOST_MAILS),
                 "lines": lines[: -MOST_LINES - 1 : -1],
-                "rows": self._scene.ledger.rows() if self._scene.ledger.is_complete else (),
+                "rows": rows,
+                "all_held": all(row.verdict is not Verdict.BROKEN for row in rows),
                 "refresh_seconds": REFRESH_SECONDS,
             },
         )
@@ -154,4 +156,6 @@ class Inbox:
 
 
 def _failure(_request: Request, _error: Exception) -> Response:
-    return PlainTextResponse("Something went wrong in the demo.\n", status_code=HTTPStatus.INTERNAL_SERVER_ERROR)
+    return PlainTextResponse(
+        "Something went wrong in the demo.\n", status_code=HTTPStatus.INTERNAL_SERVER_ERROR
+    )

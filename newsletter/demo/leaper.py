@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -54,6 +55,7 @@ class Leaper:
         week_seconds: real seconds in which a week passes.
         standstill_seconds: real seconds that something due may take.
         patience_seconds: real seconds that the clock stands for somebody who was asked to confirm.
+        on_asked: called when it begins to stand for somebody.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class Leaper:
         week_seconds: float,
         standstill_seconds: float = 45.0,
         patience_seconds: float = 120.0,
+        on_asked: Callable[[], None] = lambda: None,
     ) -> None:
         self._app = app
         self._clock = clock
         self._week_seconds = week_seconds
         self._standstill_seconds = standstill_seconds
         self._patience_seconds = patience_seconds
+        self._on_asked = on_asked
         self._asked_since: dict[UUID, float] = {}
         self._landed_at = time.monotonic()
         self.stance = Stance.LEAPING
@@ -144,6 +148,8 @@ class Leaper:
         return any(now - since < self._patience_seconds for since in self._asked_since.values())
 
     def _stand(self, stance: Stance) -> None:
+        if stance is Stance.ASKED and self.stance is not stance:
+            self._on_asked()
         self.stance = stance
         time.sleep(_NAP_SECONDS)
         self._landed_at = time.monotonic()

@@ -63,7 +63,10 @@ class Operator:
         for file in sorted(folder.glob("*-*.md"), reverse=True):
             number, _, name = file.name.partition("-")
             file.rename(folder / f"{int(number) * _SPREAD:02}-{name}")
-        numbers = {PASSED_BY: (place - 1) * _SPREAD - _SPREAD // 2, STILL_AHEAD: place * _SPREAD + _SPREAD // 2}
+        numbers = {
+            PASSED_BY: (place - 1) * _SPREAD - _SPREAD // 2,
+            STILL_AHEAD: place * _SPREAD + _SPREAD // 2,
+        }
         names = []
         for key, number in numbers.items():
             shutil.copyfile(

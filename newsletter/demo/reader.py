@@ -64,9 +64,7 @@ class Reader:
             raise PageError(message)
         return page
 
-    def answer(
-        self, page: Page, answers: Mapping[str, str], *, field: str = "", button: str = ""
-    ) -> Page:
+    def answer(self, page: Page, answers: Mapping[str, str], *, field: str = "", button: str = "") -> Page:
         """Fill in the form of a page, press its button, and see where that leads.
 
         Raises:

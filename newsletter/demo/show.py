@@ -7,12 +7,12 @@ from rich.console import Console
 from newsletter.clock import FixedClock
 from newsletter.demo import stage, story
 from newsletter.demo.expectations import Ledger
-from newsletter.demo.forms import PageError
 from newsletter.demo.inbox import Scene, create_demo_app
 from newsletter.demo.leaper import Leaper, StandstillError, Stance
 from newsletter.demo.mailbox import Mailbox
 from newsletter.demo.operator import Operator
 from newsletter.demo.telling import Chronicle, Kind
+from newsletter.errors import NewsletterError
 
 _STANCES = {
     Stance.LEAPING: "The clock stands while a letter is on its way, and leaps to whatever is due next.",
@@ -46,9 +46,15 @@ class Show:
             NewsletterError: the port is taken, or the demo cannot be set up.
         """
         with stage.listen(port) as listener, stage.temporary_folder() as folder:
+            self._print(
+                "Setting up: a database, a maildir, a copy of the letters, the scheduler and the site."
+            )
             site_url = f"http://{stage.HOST}:{listener.getsockname()[1]}"
             with stage.open_stage(folder, self._clock, base_url=site_url) as app:
-                leaper = Leaper(app, self._clock, week_seconds=self._week_seconds)
+                leaper = Leaper(
+                    app, self._clock, week_seconds=self._week_seconds,
+                    on_asked=lambda: self._chronicle.tell(Kind.CLOCK, _STANCES[Stance.ASKED]),
+                )  # fmt: skip
                 mailbox = Mailbox(stage.maildir(folder))
                 scene = Scene(
                     mailbox=mailbox, chronicle=self._chronicle, ledger=self._ledger, timezone=story.TIMEZONE,
@@ -66,7 +72,7 @@ class Show:
     def _play(self, played: story.Story, leaper: Leaper, site_url: str, *, exit_when_done: bool) -> int:
         try:
             played.play()
-        except (PageError, StandstillError) as trouble:
+        except NewsletterError as trouble:
             self._chronicle.tell(Kind.FAULT, f"The story cannot go on. {trouble}")
         all_held = self._ledger.complete()
         self._console.print()

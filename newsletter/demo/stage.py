@@ -25,7 +25,7 @@ from newsletter.clock import FixedClock
 from newsletter.errors import NewsletterError
 from newsletter.scheduler import Scheduler
 from newsletter.settings import Settings
-from newsletter.web.server import UVICORN_OPTIONS, silence_access_log
+from newsletter.web.server import silence_access_log
 
 HOST = "127.0.0.1"
 USUAL_PORT = 8000
@@ -82,8 +82,13 @@ def serve(application: ASGIApp, listener: socket.socket) -> Iterator[None]:
     Raises:
         NewsletterError: it does not start.
     """
+    # `make_server` binds its own port; the demo has one already, whose number stands in its settings.
     config = uvicorn.Config(
-        application, log_config=None, timeout_graceful_shutdown=_HANGS_UP_WITHIN_SECONDS, **UVICORN_OPTIONS
+        application,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_HANGS_UP_WITHIN_SECONDS,
     )
     silence_access_log()
     server = uvicorn.Server(config)

@@ -209,8 +209,8 @@ def waking_from(now: datetime, timezone: str) -> datetime:
     if _awake(now, timezone):
         return now.astimezone(UTC)
     zone, today = _zone(timezone), _local_date(now, timezone)
-    # Where the clock goes back across 08:00 or repeats a day, the first 08:00 of a date may be over and its
-    # second one yet to come. Where a gap swallowed 08:00, the hour that stands for it has to be a waking one.
+    # Where a day comes twice, its first 08:00 may be over and its second one yet to come. Where a gap swallowed
+    # 08:00, the hour that stands for it may be no waking one, and a third day has to be looked at.
     mornings = [
         datetime.combine(today + days * _DAY, WAKING[0].replace(fold=fold), tzinfo=zone).astimezone(UTC)
         for days in range(3)
@@ -227,13 +227,12 @@ def _awake(instant: datetime, timezone: str) -> bool:
 def _due_after(
     slot: Slot, now: datetime, last_letter_at: datetime, days: int, not_before: datetime | None
 ) -> Due:
-    free = max(now, last_letter_at)
-    earliest = free if not_before is None else max(free, not_before)
+    earliest = now if not_before is None else max(now, not_before)
     target = slot_instant(_local_date(last_letter_at, slot.timezone) + days * _DAY, slot.at, slot.timezone)
     if target >= earliest:
         return Due(at=target, rule="after")
     at = first_slot(slot, not_before=earliest)
-    held_back = target >= free or at > first_slot(slot, not_before=free)
+    held_back = target >= now or at > first_slot(slot, not_before=now)
     return Due(at=at, rule="not_before" if held_back else "slot")
 
 
@@ -272,5 +271,5 @@ def _timezones() -> frozenset[str]:
 def _zone_advice(name: str) -> str:
     cities = {known.rpartition("/")[2].casefold(): known for known in sorted(_timezones())}
     names = cities | {known.casefold(): known for known in _timezones()}
-    close = difflib.get_close_matches(name.replace(" ", "_").casefold(), names, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(name.casefold(), names, n=1, cutoff=0.75)
     return f"write {names[close[0]]}." if close else "write a region and a city, as in Europe/Berlin."

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
-from html import escape
 from typing import TYPE_CHECKING
+
+from markupsafe import escape
 
 from newsletter.rendering.facts import Links, Rendered
 from newsletter.rendering.message import LINE_LENGTH, quoted_printable
@@ -109,7 +110,7 @@ class Plate:
     def printed(self, links: Links) -> Rendered:
         """The letter of the reader who has these links."""
         plain = {name: getattr(links, name) for name in _NAMES.values()}
-        escaped = {name: escape(url) for name, url in plain.items()}
+        escaped = {name: str(escape(url)) for name, url in plain.items()}
         plain_bytes = {name: _with_room(quoted_printable(url)) for name, url in plain.items()}
         if escaped == plain:
             escaped_bytes = plain_bytes

@@ -98,7 +98,7 @@ class Typesetter:
             context = {
                 "subject": subject,
                 "label": subject,
-                "preheader": self._say(kind.value),
+                "preheader": self._say(f"{kind.value}_preheader"),
                 "preheader_padding": _PADDING,
                 "action_url": facts.action_url,
                 "expires_text": facts.expires_text,

@@ -100,6 +100,26 @@ class Composer:
         # Slot time on a local date: a clock change, or an acceptance behind its slot, takes some hours off.
         return min(usual, max(timedelta(), step.after * reader.pace - timedelta(hours=12)))
 
+    def absolute(self, posts: tuple[RelatedPost, ...]) -> tuple[RelatedPost, ...]:
+        """Related posts with whole addresses: a path hangs below the site's own."""
+        return tuple(
+            post if "://" in post.url else replace(post, url=f"{self._site.site_url}/{post.url.lstrip('/')}")
+            for post in posts
+        )
+
+    def seal_preview(
+        self, rendered: Rendered, reader: Subscriber, *, unsubscribe: str, now: datetime
+    ) -> bytes:
+        """The message of a letter that nobody gets."""
+        handover = Handover(
+            revision=0,
+            message_id=message_id_for(reader.id, self._domain),
+            message_date=now.replace(microsecond=0),
+        )
+        return self._seal(
+            rendered, reader, handover, unsubscribe=unsubscribe, kind=Kind.LETTER, gap=timedelta()
+        ).envelope.content
+
     def _letter(
         self, connection: Connection, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime
     ) -> Composed | None:
@@ -126,7 +146,7 @@ class Composer:
             number=item.number or number if is_repeat else number,
             total=total,
             affirmation=affirmation,
-            posts=tuple(self._absolute(post) for post in posts),
+            posts=self.absolute(posts),
             country=reader.country,
             discreet=reader.discreet,
             welcome_back=_is_welcome_back(record),
@@ -217,11 +237,6 @@ class Composer:
             smtputf8=address.needs_smtputf8,
         )
         return Composed(envelope=envelope, handover=handover, min_gap=gap)
-
-    def _absolute(self, post: RelatedPost) -> RelatedPost:
-        return (
-            post if "://" in post.url else replace(post, url=f"{self._site.site_url}/{post.url.lstrip('/')}")
-        )
 
 
 def choose_affirmation(revision: Revision, step: Step, *, had: list[str]) -> Affirmation | None:

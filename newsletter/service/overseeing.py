@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import date, datetime
 from uuid import UUID
 
+from newsletter.domain import progress
 from newsletter.domain.addresses import parse_address
 from newsletter.domain.delivery import Kind, State
+from newsletter.domain.subscription import SubscriberId, SubscriptionId
 from newsletter.errors import NotAllowed, NotFound
 from newsletter.service import progression
 from newsletter.service.editions import Editions
@@ -116,6 +118,21 @@ class Overseeing:
         with self._database.write() as connection:
             if not self._subscribing.resume_reader(connection, self._reader(connection, address), now=now):
                 raise NotAllowed("This reader is not paused.")
+
+    def upcoming_steps(self, identifier: SubscriberId) -> dict[SubscriptionId, str | None]:
+        """By subscription of a reader: the key of the step that comes next, or None at the end."""
+        with self._database.read() as connection:
+            edition = self._editions.live(connection)
+            if edition is None:
+                return {}
+            records = subscriptions.subscriptions_of(connection, identifier)
+            places = subscriptions.places(connection, records)
+        found: dict[SubscriptionId, str | None] = {}
+        for record in records:
+            place = progress.catch_up(places[record.id], edition.outlines.get(record.sequence_key, ()))
+            step = progression.upcoming(edition, record, place)
+            found[record.id] = None if step is None else step.key
+        return found
 
     def _reader(self, connection: Connection, address: str) -> Subscriber:
         reader = subscriptions.find_subscriber(connection, address_key=parse_address(address).key, lock=True)

@@ -71,7 +71,8 @@ class PreferencesPages:
         self, token: str, typed: Mapping[str, str], errors: Mapping[str, str], *, status: int = HTTPStatus.OK
     ) -> Response:
         subscribing = self._app.subscribing
-        view = subscribing.preferences(token, now=self._app.clock.now())
+        now = self._app.clock.now()
+        view = subscribing.preferences(token, now=now)
         saved = {
             "timezone": view.slot.timezone,
             "weekday": choices.weekdays()[view.slot.weekday].value,
@@ -84,6 +85,7 @@ class PreferencesPages:
         retyped = {name: typed.get(name, "") for name in saved} if typed.get("action") == "save" else {}
         values: dict[str, object] = {
             "view": view,
+            "now": now,
             "token": token,
             "values": {**saved, **retyped, "until": typed.get("until", "")},
             "errors": errors,

@@ -102,6 +102,7 @@ BAD = {
     "deep nesting": Bad(LETTER, letter("related: " + "[" * 200_000), 3, "nested too deeply"),
     "two documents": Bad(SETTINGS, "title: A\n---\ntitle: B\n", 2, "remove the line ---"),
     # Jinja
+    "endless text": Bad(LETTER, letter(body="a" * 200_001), 4, "shorten it"),
     "Jinja never closed": Bad(
         LETTER, letter(body="Hello\n\n{{ site.name }"), 6, "write {{ name }} for a value"
     ),
@@ -292,6 +293,24 @@ def test_fifty_faults_are_told_and_the_rest_is_counted(folder):
 
     assert len(refused.value.errors) == 51
     assert refused.value.errors[-1].message.startswith("20 more faults")
+
+
+def test_the_name_of_a_folder_is_a_key(folder):
+    folder.write("sequences/My Series/sequence.yaml", "title: A\n")
+    folder.write("sequences/My Series/01-welcome.md", letter())
+
+    with pytest.raises(ContentErrors, match=r"sequences/My Series: .* write my-series") as refused:
+        read_content(folder.root)
+
+    assert len(refused.value.errors) == 1
+
+
+def test_a_reference_to_an_empty_library_says_that_it_is_empty(folder):
+    folder.write(AFFIRMATIONS, None)
+    folder.write(LETTER, letter("affirmation: go-slowly"))
+
+    with pytest.raises(ContentErrors, match=r"no affirmation 'go-slowly'; there is none yet"):
+        read_content(folder.root)
 
 
 def test_two_letters_cannot_come_from_the_same_one(folder):

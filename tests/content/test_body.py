@@ -1,12 +1,14 @@
 """Reading and rendering agree on what a letter may say: else it would be published, and then held."""
 
+from functools import partial
+
 import pytest
 
 from newsletter.content import body
 from newsletter.content.body import check_containers, check_letter_text
 from newsletter.content.faults import Faults, Page
 from newsletter.errors import ContentErrors
-from newsletter.rendering import sandbox
+from newsletter.rendering import sandbox, wording
 
 ALLOWED = [
     "Hello {{ site.name }}, this is letter {{ letter.number }} of {{ letter.total }}.",
@@ -14,7 +16,8 @@ ALLOWED = [
     "{% if reader.country == 'DE' and not letter.total is none %}a{% elif affirmation %}b{% endif %}",
     "{% for word in ['a', 'b'] %}{{ word|upper }}{% else %}{{ site.url }}{% endfor %}",
     "{% for a, b in [(1, 2)] %}{{ a }}{{ b }}{% endfor %}",
-    "{{ letter.number + 1 }} {{ -1 }} {{ 1000000000000 }} {{ letter.total|default('many') }} {{ 'a' if affirmation else 'b' }}",
+    "{{ letter.number + 1 }} {{ -1 }} {{ 1000000000000 }}",
+    "{{ letter.total|default('many') }} {{ 'a' if affirmation else 'b' }}",
     "{# a note #} {% raw %}{{ nobody }}{% endraw %} \\{ }} }",
 ]
 REFUSED = [
@@ -39,6 +42,8 @@ REFUSED = [
     *("{% autoescape false %}a{% endautoescape %}", "{% for a in [1] recursive %}{% endfor %}", "{% do a %}"),
     *(
         "{{ 1000000000001 }}",
+        "{{ links.pause|upper }}",
+        "{% if links.pause %}{% endif %}",
         "{% for a in [1] %}{{ a.b }}{% endfor %}",
         "{% for a in [1] %}{{ loop }}{% endfor %}",
     ),
@@ -63,16 +68,21 @@ def faults_of(check, source):
     return []
 
 
+def refused_later(source, variables=wording.BODY_VARIABLES, only_printed=("links",)):
+    environment = sandbox.LetterEnvironment(None)
+    return sandbox.refuse_in_content(environment, source, variables, only_printed=only_printed)
+
+
 @pytest.mark.parametrize("source", ALLOWED)
 def test_what_reading_allows_rendering_allows_as_well(source):
     assert faults_of(check_letter_text, source) == []
-    assert sandbox.refuse_in_content(sandbox.LetterEnvironment(None), source, body.NAMES, whole=()) == []
+    assert refused_later(source) == []
 
 
 @pytest.mark.parametrize("source", REFUSED)
 def test_what_rendering_refuses_reading_refuses_first_and_on_the_same_line(source):
     source = f"one\n\n{source}\n"
-    later = sandbox.refuse_in_content(sandbox.LetterEnvironment(None), source, body.NAMES, whole=())
+    later = refused_later(source)
 
     found = faults_of(check_letter_text, source)
 
@@ -82,10 +92,21 @@ def test_what_rendering_refuses_reading_refuses_first_and_on_the_same_line(sourc
         assert found[0][0] == (later[0].line or 3) + 9
 
 
-def test_reading_and_rendering_know_the_same_filters_tests_and_numbers():
-    assert body.FILTERS == sandbox.CONTENT_FILTERS
-    assert set(sandbox.TEST_NAMES) == body.TESTS
-    assert body.LARGEST_NUMBER == sandbox.NUMBER_LIMIT
+@pytest.mark.parametrize("source", ["{{ links.pause }}", "{{ help_lines }}", "{{ affirmation }}"])
+def test_a_subject_holds_no_links_and_no_blocks(source):
+    check = partial(check_letter_text, head=True)
+
+    assert [line for line, _ in faults_of(check, source)] == [10]
+    assert refused_later(source, wording.HEAD_VARIABLES, ())
+    assert faults_of(check, "{{ site.name }} {{ letter.number }} {{ reader.country }}") == []
+
+
+def test_reading_and_rendering_know_the_same_words():
+    assert body.FILTERS == sandbox.FILTER_NAMES
+    assert sandbox.TEST_NAMES == body.TESTS
+    assert body.NAMES == wording.BODY_VARIABLES
+    assert set(wording.HEAD_VARIABLES) == body.HEAD_NAMES
+    assert (body.LARGEST_NUMBER, body.LONGEST_TEXT) == (sandbox.NUMBER_LIMIT, sandbox.SOURCE_LIMIT)
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,31 @@ class TestARefusal:
         assert text.endswith((".", "?"))
         assert not re.search(r"\b(invalid|illegal|error|must|failed|syntax|local part|domain)\b|!", text)
 
+    @pytest.mark.parametrize(
+        "code_point",
+        [
+            0x34F,
+            0x115F,
+            0x1160,
+            0x17B4,
+            0x17B5,
+            0x180B,
+            0x180C,
+            0x180D,
+            0x180F,
+            0x2800,
+            0x3164,
+            0xFE00,
+            0xFE0F,
+        ]
+        + [0xFFA0, 0xE0100, 0xE01EF, 0xAD, 0x61C, 0x180E, 0x200B, 0x200F, 0x202A, 0x202E, 0x2060, 0x206F]
+        + [0xFEFF, 0xFFF9, 0xFFFB, 0x1BCA0, 0x1D173, 0xE0001, 0xE0020, 0xE007F],
+        ids=hex,
+    )
+    def test_meets_everything_that_shows_nothing(self, code_point: int):
+        assert "invisible" in refused(f"maria{chr(code_point)}@example.org")
+        assert "invisible" in refused(f"maria@example{chr(code_point)}.org")
+
     @given(any_text)
     def test_never_repeats_what_was_typed(self, typed: str):
         """A form's refusals may land in a log, and an address must not."""

@@ -6,14 +6,19 @@ import errno
 import mailbox as standard_mailbox
 import os
 import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from newsletter.domain.delivery import Outcome
 from newsletter.errors import RelayUnavailable
-from newsletter.mail import Mailer, open_mailer, parse_mail_url
+from newsletter.mail import open_mailer, parse_mail_url
 from tests.mail.contract import MailerContract, build_envelope
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from newsletter.mail import Mailer
 
 
 class MaildirMailbox:
@@ -147,5 +152,5 @@ def test_a_folder_that_may_not_be_written_is_told_at_once(
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
 
-    with pytest.raises(RelayUnavailable, match="not writable.*NEWSLETTER_MAIL_URL"):
+    with pytest.raises(RelayUnavailable, match=r"not writable.*NEWSLETTER_MAIL_URL"):
         mailbox.open_mailer().open()

@@ -24,16 +24,18 @@ import base64
 import binascii
 import contextlib
 import re
+import shutil
 import socket
 import ssl
 import struct
 import threading
 import time
+import weakref
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 from urllib.parse import quote
 
@@ -285,7 +287,6 @@ class SmtpServer:
         self.connections = 0
         self.stopping = threading.Event()
         self._certificate = certificate
-        self._folder: TemporaryDirectory[str] | None = None
         self._scripts: list[Script] = []
         self._lock = threading.Lock()
         self._sessions: dict[threading.Thread, Session] = {}
@@ -306,8 +307,9 @@ class SmtpServer:
     def start(self) -> None:
         """Listen. After a `stop` the same port is taken again, and the ledger goes on."""
         if self.security != "none" and self._certificate is None:
-            self._folder = TemporaryDirectory(prefix="smtp-server-")
-            self._certificate = make_certificate(Path(self._folder.name))
+            folder = mkdtemp(prefix="smtp-server-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            self._certificate = make_certificate(Path(folder))
         self.stopping = threading.Event()
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         self._listener = socket.create_server((self.host, self.port), family=family, backlog=256)
@@ -327,9 +329,6 @@ class SmtpServer:
         self.drop_connections()
         for thread in list(self._sessions):
             thread.join()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder, self._certificate = None, None
 
     def drop_connections(self) -> None:
         """Tear every open connection down, as a crash of the server would."""
@@ -564,7 +563,8 @@ class Session:
                 accepted=self.authenticated,
             )
         )
-        Reply(235, "2.7.0 Welcome") if self.authenticated else Reply(535, "5.7.8 Not you").take(self)
+        answer = Reply(235, "2.7.0 Welcome") if self.authenticated else Reply(535, "5.7.8 Not you")
+        answer.take(self)
 
     def _challenge(self, prompt: str) -> str:
         Reply(334, base64.b64encode(prompt.encode()).decode()).take(self)
@@ -614,13 +614,13 @@ class Session:
     def _read_message(self) -> bytes:
         """Read up to the terminator, which is CRLF.CRLF and nothing else."""
         self._unread[:0] = b"\r\n"  # so that a terminator right at the start is found, too
-        script: Script | None = None
+        if len(self._unread) == 2:
+            self._receive()
+        script = self.server.take_script("body", self.last_rcpt)
+        self._run(script.steps if script else ())
         searched = 0
         while (end := self._unread.find(b"\r\n.\r\n", searched)) < 0:
             searched = max(0, len(self._unread) - 4)
-            if script is None and len(self._unread) > 2:
-                script = self.server.take_script("body", self.last_rcpt)
-                self._run(script.steps if script else ())
             self._receive()
         wire = bytes(self._unread[2 : end + 2])
         del self._unread[: end + 5]

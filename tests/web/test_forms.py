@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import anyio
 import pytest
+from anyio.from_thread import start_blocking_portal
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -128,8 +128,8 @@ def test_a_long_body_is_refused_while_it_streams() -> None:
         return {"type": "http.request", "body": b"a" * 1024, "more_body": True}
 
     request = Request({"type": "http", "headers": [(b"content-type", URLENCODED.encode())]}, endless)
-    with pytest.raises(HTTPException) as refused:
-        anyio.run(read_form, request)
+    with start_blocking_portal() as portal, pytest.raises(HTTPException) as refused:
+        portal.call(read_form, request)
     assert refused.value.status_code == 413
     assert taken == MAX_BODY_BYTES // 1024 + 1
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import anyio
 import pytest
+from anyio.from_thread import start_blocking_portal
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from starlette.testclient import TestClient
@@ -92,8 +92,8 @@ def test_whoever_hangs_up_is_no_failure() -> None:
         await Request(scope, receive).body()
 
     scope = {"type": "http", "method": "POST", "headers": []}
-    with capture_logs() as logged:
-        anyio.run(Shield(reads, on_failure=sorry), scope, receive, send)
+    with start_blocking_portal() as portal, capture_logs() as logged:
+        portal.call(Shield(reads, on_failure=sorry), scope, receive, send)
     assert (sent, logged) == ([], [])
 
 

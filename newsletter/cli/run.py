@@ -1,0 +1,116 @@
+"""`newsletter run`, `newsletter worker`: the main job."""
+
+from __future__ import annotations
+
+import signal
+from threading import Event
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from newsletter.cli.session import fail, note, opened_app
+from newsletter.errors import ContentErrors, PublishRefused, SettingsError
+
+if TYPE_CHECKING:
+    from newsletter.bootstrap import App
+
+
+def run(
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")] = 8000,
+) -> None:
+    """Serve the site and send what is due, in one process. A fresh database is migrated and published to."""
+    with opened_app(check=False) as app:
+        from newsletter.bootstrap import prepare_to_send
+        from newsletter.scheduler import Scheduler
+        from newsletter.web.app import create_app
+        from newsletter.web.server import SiteThread
+
+        faults = app.settings.faults_when_serving(host)
+        if faults:
+            raise SettingsError("\n".join(faults))
+        app.database.upgrade()
+        prepare_to_send(app)
+        _publish_first(app)
+        server = SiteThread(create_app(app), host=host, port=port)
+        scheduler = Scheduler(app)
+        with _stopping() as stop:
+            server.start()
+            try:
+                scheduler.start()
+                note(f"Serving {app.settings.base_url} on {host}:{port}. Ctrl-C ends it.")
+                while not stop.wait(1.0):
+                    if not server.is_alive():
+                        fail("The site has ended unexpectedly; see the log.")
+            finally:
+                server.stop()
+                scheduler.shut_down()
+
+
+def worker(
+    drain: Annotated[bool, typer.Option("--drain", help="Send until nothing is due, then end.")] = False,
+) -> None:
+    """Send what is due, for ever. SIGTERM: the letter in hand is finished, the rest given back."""
+    with opened_app() as app:
+        from newsletter.bootstrap import prepare_to_send
+
+        prepare_to_send(app)
+        with _stopping() as stop:
+            if drain:
+                _drain(app, stop)
+            else:
+                _work(app, stop)
+
+
+def _work(app: App, stop: Event) -> None:
+    from newsletter.scheduler import Scheduler
+
+    scheduler = Scheduler(app)
+    scheduler.start()
+    try:
+        stop.wait()
+    finally:
+        scheduler.shut_down()
+
+
+def _drain(app: App, stop: Event) -> None:
+    from newsletter.scheduler import drain
+
+    if app.sending.is_stopped():
+        fail("Sending is stopped; `newsletter start` lets it go on.")
+    if not drain(app, stop=stop):
+        due = app.sending.count_due(now=app.clock.now())
+        fail(
+            f"{due} due emails could not be sent: nothing was accepted for a minute. `newsletter status` says more."
+        )
+
+
+def _publish_first(app: App) -> None:
+    from newsletter.bootstrap import publish_first
+
+    try:
+        number = publish_first(app)
+    except (ContentErrors, PublishRefused) as error:
+        note(f"{error}\nNothing is published yet: mend this, then run `newsletter publish`.")
+    else:
+        if number is not None:
+            note(f"Published {app.content_dir} as revision {number}.")
+
+
+class _stopping:  # noqa: N801  (used like a function)
+    """An event that SIGTERM and Ctrl-C set, while it is held."""
+
+    def __enter__(self) -> Event:
+        self._event = Event()
+        self._before = {
+            number: signal.signal(number, self._set) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self._event
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _set(self, _number: int, _frame: FrameType | None) -> None:
+        self._event.set()

@@ -1,0 +1,99 @@
+"""What every command does first and last: settings, a wired program, and one clear line when something fails."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from newsletter.errors import NewsletterError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from newsletter.bootstrap import App
+    from newsletter.settings import Settings
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where tables and sentences go."""
+    from rich.console import Console as RichConsole
+
+    return RichConsole(stderr=stderr, soft_wrap=False, highlight=False)
+
+
+def note(text: str) -> None:
+    """A line for the person at the terminal, beside what a script reads."""
+    sys.stderr.write(f"{text}\n")
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401  (whatever JSON holds)
+    """`value` for a script: UTC instants in ISO 8601."""
+    typer.echo(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
+
+
+def read_settings() -> Settings:
+    """The settings, with a warning for each variable that nothing reads."""
+    from newsletter.settings import load_settings, unknown_settings
+
+    settings = load_settings()
+    for warning in unknown_settings():
+        note(f"Warning: {warning}.")
+    return settings
+
+
+@contextmanager
+def opened_app(*, check: bool = True) -> Iterator[App]:
+    """A wired program on a database that fits; a database that was never migrated is.
+
+    Faults become one line on standard error and exit code 1.
+    """
+    from newsletter.store.database import DatabaseUnavailable
+
+    try:
+        settings = read_settings()
+        from newsletter.bootstrap import configure_logging, open_app
+
+        configure_logging(json=settings.log_format == "json")
+        app = open_app(settings)
+        try:
+            if check and app.database.is_fresh():
+                app.database.upgrade()
+            if check:
+                app.database.check()
+            yield app
+        finally:
+            app.close()
+    except NewsletterError as error:
+        fail(str(error))
+    except DatabaseUnavailable as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        fail(
+            f"The database cannot be used: {reason}. Check NEWSLETTER_DATABASE_URL, its space and its rights."
+        )
+
+
+def fail(message: str) -> NoReturn:
+    """End with one clear line and exit code 1."""
+    note(message)
+    raise typer.Exit(1)
+
+
+def local(instant: datetime | None, timezone: str) -> str:
+    """An instant as a person reads it: `Thu 26 Nov 2026 08:00 Europe/Berlin`."""
+    if instant is None:
+        return "–"
+    from zoneinfo import ZoneInfo
+
+    return f"{instant.astimezone(ZoneInfo(timezone)):%a %-d %b %Y %H:%M} {timezone}"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return str(value)
