@@ -12,8 +12,8 @@ import structlog
 
 from newsletter.clock import Clock, FileClock, SystemClock
 from newsletter.errors import SettingsError
-from newsletter.mail.base import Mailer, parse_mail_url
 from newsletter.mail import open_mailer
+from newsletter.mail.base import Mailer, parse_mail_url
 from newsletter.rendering.facts import Site
 from newsletter.resources import content_dir, templates_dir
 from newsletter.service.composing import Composer
@@ -74,7 +74,7 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
     """
     route = parse_mail_url(settings.mail_url.get_secret_value())
     if route.leaves_this_machine and settings.clock is not None:
-        message = "NEWSLETTER_CLOCK is for rehearsals: unset it, or set NEWSLETTER_MAIL_URL to a maildir or this machine."
+        message = "NEWSLETTER_CLOCK is for rehearsals: unset it, or send to a maildir or a server on this machine."
         raise SettingsError(message)
     if clock is None:
         clock = FileClock(settings.clock) if settings.clock else SystemClock()
@@ -128,7 +128,7 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
         rescuing=Rescuing(database=database, recorder=recorder),
         housekeeping=Housekeeping(database=database, publishing=publishing, signer=signer),
         overseeing=Overseeing(
-            database=database, editions=editions, recorder=recorder, subscribing=subscribing
+            database=database, editions=editions, recorder=recorder, subscribing=subscribing, signer=signer
         ),
         previewing=Previewing(editions=editions, composer=composer, slot=settings.default_slot),
         open_mailer=lambda: open_mailer(route),
@@ -161,13 +161,11 @@ def publish_first(app: App) -> int | None:
     """
     if app.publishing.live() is not None:
         return None
-    publication = app.publishing.publish(
-        app.content_dir, orders=Orders(note="first start"), now=app.clock.now()
-    )
+    publication = app.publishing.publish(app.content_dir, orders=Orders(note="first start"), now=app.clock.now())
     return publication.number
 
 
-def configure_logging(*, json: bool, level: int = logging.INFO) -> None:
+def configure_logging(*, json: bool, log_all: bool = True) -> None:
     """Log lines to standard error: an event name plus fields."""
     renderer = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
@@ -178,7 +176,7 @@ def configure_logging(*, json: bool, level: int = logging.INFO) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO if log_all else logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )

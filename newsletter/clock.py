@@ -43,16 +43,12 @@ class FileClock:
         try:
             text = self.path.read_text(encoding="utf-8").strip()
         except OSError as error:
-            message = (
-                f"NEWSLETTER_CLOCK: {self.path} cannot be read ({error.strerror}); write an instant into it."
-            )
+            message = f"NEWSLETTER_CLOCK: {self.path} cannot be read ({error.strerror}); write an instant into it."
             raise SettingsError(message) from error
         try:
             instant = datetime.fromisoformat(text)
         except ValueError as error:
-            message = (
-                f"NEWSLETTER_CLOCK: {text!r} in {self.path} is no instant; write 2026-11-26T08:00:00+00:00."
-            )
+            message = f"NEWSLETTER_CLOCK: {text!r} in {self.path} is no instant; write 2026-11-26T08:00:00+00:00."
             raise SettingsError(message) from error
         if instant.tzinfo is None:
             message = f"NEWSLETTER_CLOCK: {text!r} in {self.path} has no offset; write {text}+00:00 for UTC."

@@ -27,6 +27,7 @@ from newsletter.tokens import DEVELOPMENT_KEY
 
 PREFIX = "NEWSLETTER_"
 _SHORTEST_KEY = 32
+_MAKE_A_KEY = "set it to the output of: openssl rand -hex 32"
 
 
 class Late(StrEnum):
@@ -88,12 +89,8 @@ class Settings(BaseSettings):
         description="the sender: Name <address>",
     )
     reply_to: str | None = Field(None, description="where answers go; the sender's address when empty")
-    postal_address: str = Field(
-        "", description="stands in every footer; needed before anything goes to a real server"
-    )
-    content_dir: Path | None = Field(
-        None, description="the folder with sequences/; the shipped content when empty"
-    )
+    postal_address: str = Field("", description="stands in every footer; needed before anything goes to a real server")
+    content_dir: Path | None = Field(None, description="the folder with sequences/; the shipped content when empty")
     templates_dir: Path | None = Field(
         None, description="a folder whose templates replace the shipped ones of the same path"
     )
@@ -107,20 +104,14 @@ class Settings(BaseSettings):
     smtp_connections: int = Field(
         4, ge=1, le=64, description="connections on which letters leave; one more serves people who wait"
     )
-    late: Late = Field(
-        Late.SEND, description="send: a late letter leaves in waking hours; skip: that week passes"
-    )
+    late: Late = Field(Late.SEND, description="send: a late letter leaves in waking hours; skip: that week passes")
     on_uncertain: OnUncertain = Field(
         OnUncertain.RESEND, description="resend: repeat once; hold: prefer a gap to a double"
     )
-    replies: Replies = Field(
-        Replies.UNREAD, description="read or unread: what the footer says about replying"
-    )
+    replies: Replies = Field(Replies.UNREAD, description="read or unread: what the footer says about replying")
     leave_url: str = Field("https://www.wikipedia.org/", description="where 'Leave this page now' goes")
     log_format: LogFormat = Field(LogFormat.TEXT, description="text or json")
-    clock: Path | None = Field(
-        None, description="for rehearsals: business time is the ISO instant in this file"
-    )
+    clock: Path | None = Field(None, description="for rehearsals: business time is the ISO instant in this file")
     forgotten_keys: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         [], description="ids of secret keys that are lost for good; links they signed stop working"
     )
@@ -229,10 +220,8 @@ class Settings(BaseSettings):
         """What forbids serving the site on `host`, a sentence each."""
         public = not is_loopback(host) or not is_loopback(urlsplit(self.base_url).hostname or "")
         if public and self.has_weak_key:
-            return [
-                "NEWSLETTER_SECRET_KEY is the default or too short for a public address;"
-                " set it to the output of: openssl rand -hex 32"
-            ]
+            message = "NEWSLETTER_SECRET_KEY is the default or too short for a public address; " + _MAKE_A_KEY
+            return [message]
         return []
 
     def faults_when_sending(self, *, local: bool) -> list[str]:
@@ -245,9 +234,7 @@ class Settings(BaseSettings):
                 "NEWSLETTER_POSTAL_ADDRESS is empty; mail to real people needs a postal address in its footer"
             )
         if self.has_weak_key:
-            faults.append(
-                "NEWSLETTER_SECRET_KEY is the default or too short; set it to the output of: openssl rand -hex 32"
-            )
+            faults.append("NEWSLETTER_SECRET_KEY is the default or too short; " + _MAKE_A_KEY)
         if self.clock is not None:
             faults.append(
                 "NEWSLETTER_CLOCK is for rehearsals; unset it, or send to a maildir or a server on this machine"
@@ -265,9 +252,7 @@ def load_settings(*, env_file: Path | None = None, **overrides: Any) -> Settings
     Raises:
         SettingsError: every fault at once, a line each.
     """
-    found = {
-        name: value for name, value in dotenv_values(env_file or Path(".env")).items() if value is not None
-    }
+    found = {name: value for name, value in dotenv_values(env_file or Path(".env")).items() if value is not None}
     found.update(os.environ)
     values: dict[str, Any] = {}
     for name, value in found.items():

@@ -87,12 +87,7 @@ class TokenSigner:
             TokenExpired: ours, and too old.
         """
         identifier, separator, signed = token.partition("-")
-        if (
-            not separator
-            or identifier not in self._keys
-            or len(token) > _LONGEST_TOKEN
-            or not token.isascii()
-        ):
+        if not separator or identifier not in self._keys or len(token) > _LONGEST_TOKEN or not token.isascii():
             raise TokenForged(_FORGED)
         try:
             payload = self._signer(identifier, purpose).unsign(signed)

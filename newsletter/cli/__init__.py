@@ -33,7 +33,7 @@ app.command("start")(control.start)
 app.add_typer(control.database, name="db")
 
 
-def _show_version(wanted: bool) -> None:  # noqa: FBT001  (typer's callback)
+def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"newsletter {__version__}")
         raise typer.Exit
@@ -41,12 +41,12 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001  (typer's callback)
 
 @app.callback()
 def _options(
-    _version: bool = typer.Option(  # noqa: FBT001  (typer's option)
+    _version: bool = typer.Option(
         False,
         "--version",
         callback=_show_version,
         is_eager=True,
-        help="Show the version and exit.",  # noqa: FBT003
+        help="Show the version and exit.",
     ),
 ) -> None:
     pass

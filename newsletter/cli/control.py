@@ -13,9 +13,7 @@ def stop() -> None:
     """Stop all sending, within two seconds. The site goes on; nothing due is lost."""
     with opened_app() as app:
         app.overseeing.stop(now=app.clock.now())
-    typer.echo(
-        "Sending is stopped. Only what is in its handover can still leave. `newsletter start` lets it go on."
-    )
+    typer.echo("Sending is stopped. Only what is in its handover can still leave. `newsletter start` lets it go on.")
 
 
 def start() -> None:

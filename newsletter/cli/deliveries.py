@@ -9,13 +9,9 @@ import typer
 
 from newsletter.cli.session import console, opened_app, print_json
 
-app = typer.Typer(
-    help="Emails that an operator has to look at: held and uncertain ones.", no_args_is_help=True
-)
+app = typer.Typer(help="Emails that an operator has to look at: held and uncertain ones.", no_args_is_help=True)
 
-_Ids = Annotated[
-    list[UUID] | None, typer.Argument(metavar="[ID]...", help="As `deliveries list` shows them.")
-]
+_Ids = Annotated[list[UUID] | None, typer.Argument(metavar="[ID]...", help="As `deliveries list` shows them.")]
 
 
 @app.command("list")
@@ -63,9 +59,7 @@ def list_deliveries(
         what = f"{item.sequence_key}/{item.step}" if item.step else item.kind.value
         table.add_row(str(item.id), item.state.value, address, what, item.reason or "")
     console().print(table)
-    typer.echo(
-        "release: try again what is held. settle ID --arrived or --lost: write down what you found out."
-    )
+    typer.echo("release: try again what is held. settle ID --arrived or --lost: write down what you found out.")
 
 
 @app.command("release")
@@ -86,9 +80,7 @@ def settle(
     identifier: Annotated[UUID, typer.Argument(metavar="ID", help="As `deliveries list` shows it.")],
     arrived: Annotated[
         bool | None,
-        typer.Option(
-            "--arrived/--lost", help="It arrived; or it never will, and the reader gets the step again."
-        ),
+        typer.Option("--arrived/--lost", help="It arrived; or it never will, and the reader gets the step again."),
     ] = None,
 ) -> None:
     """Write down what you found out about a held or uncertain email."""

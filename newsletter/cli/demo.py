@@ -11,13 +11,9 @@ from newsletter.errors import NewsletterError
 
 
 def demo(
-    weeks: Annotated[
-        int | None, typer.Option(min=1, help="Local weeks to play; the whole story by default.")
-    ] = None,
+    weeks: Annotated[int | None, typer.Option(min=1, help="Local weeks to play; the whole story by default.")] = None,
     week_seconds: Annotated[float, typer.Option(min=0.0, help="Seconds that a week takes.")] = 2.0,
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port of the site; 8000 or a free one.")
-    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the site; 8000 or a free one.")] = None,
     exit_: Annotated[
         bool, typer.Option("--exit", help="End by itself; exit code 0 only if every expectation held.")
     ] = False,

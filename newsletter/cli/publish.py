@@ -14,24 +14,16 @@ if TYPE_CHECKING:
 
 
 def publish(
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")] = False,
     deliver_late: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="STEP", help="Send a new step even to readers who are past it; repeatable, or `all`."
-        ),
+        typer.Option(metavar="STEP", help="Send a new step even to readers who are past it; repeatable, or `all`."),
     ] = None,
     retire: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Take back a sequence although it has readers.")
     ] = None,
-    content: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Instead of NEWSLETTER_CONTENT_DIR.")
-    ] = None,
-    note_text: Annotated[
-        str | None, typer.Option("--note", metavar="TEXT", help="Why, for the history.")
-    ] = None,
+    content: Annotated[Path | None, typer.Option(metavar="DIR", help="Instead of NEWSLETTER_CONTENT_DIR.")] = None,
+    note_text: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="Why, for the history.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For a script.")] = False,
 ) -> None:
     """Make the content folder live, for every worker at once, and say what that does to people."""

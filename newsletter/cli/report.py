@@ -11,9 +11,7 @@ from newsletter.cli.session import local, opened_app, print_json
 from newsletter.cli.subscribers import describe_subscription, find_dossier, step_names
 
 if TYPE_CHECKING:
-    from newsletter.store.deliveries import Delivery
-    from newsletter.store.reports import Dossier
-    from newsletter.store.subscriptions import Subscription
+    from newsletter.store.reports import Delivery, Dossier, Subscription
 
 _AsJson = Annotated[bool, typer.Option("--json", help="For a script.")]
 
@@ -72,19 +70,10 @@ def explain(
         dossier = find_dossier(newsletter, address)
         names = step_names(newsletter)
         upcoming = newsletter.overseeing.upcoming_steps(dossier.subscriber.id)
-        signer = newsletter.signer
-        from newsletter.store import subscriptions
-
-        with newsletter.database.read() as connection:
-            hashes = signer.address_hashes(dossier.subscriber.address_key)
-            suppressed = subscriptions.suppression_reason(connection, hashes)
-    explained = [
-        _explain(record, dossier, names, upcoming.get(record.id)) for record in dossier.subscriptions
-    ]
+        suppressed = newsletter.overseeing.suppression_reason(dossier.subscriber.address_key)
+    explained = [_explain(record, dossier, names, upcoming.get(record.id)) for record in dossier.subscriptions]
     if as_json:
-        print_json(
-            {"address": dossier.subscriber.address, "suppressed": suppressed, "subscriptions": explained}
-        )
+        print_json({"address": dossier.subscriber.address, "suppressed": suppressed, "subscriptions": explained})
         return
     typer.echo(f"{dossier.subscriber.address}, {dossier.subscriber.slot}")
     if suppressed:
@@ -104,16 +93,13 @@ def _explain(
     says = _next(record, waiting, names, step, zone)
     past = [_past(item, names, zone) for item in letters if item is not waiting]
     events = [
-        f"{local(event.at, zone)}: {event.kind.replace('_', ' ')}"
-        + (f" ({', '.join(f'{name}: {value}' for name, value in event.detail.items() if value)})")
+        f"{local(event.at, zone)}: {event.kind.replace('_', ' ')} ({_detail(event.detail)})"
         for event in dossier.events
         if event.kind in _TOLD and event.subscription_id in (None, record.id)
     ]
     plain = describe_subscription(record, names)
     plain["next_step"] = step
-    plain["open_delivery"] = (
-        None if waiting is None else {"state": waiting.state.value, "reason": waiting.reason}
-    )
+    plain["open_delivery"] = None if waiting is None else {"state": waiting.state.value, "reason": waiting.reason}
     return {**plain, "says": says, "past": [*past, *events]}
 
 
@@ -143,7 +129,9 @@ def _past(item: Delivery, names: dict[tuple[str, str], str], zone: str) -> str:
     return f"{when}: {name} {item.state.value}{why}{doubt}"
 
 
+def _detail(detail: dict[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in detail.items() if value is not None)
+
+
 def _counts(counts: dict[str, int]) -> str:
-    return (
-        ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in counts.items() if count) or "none"
-    )
+    return ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in counts.items() if count) or "none"

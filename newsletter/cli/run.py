@@ -21,7 +21,7 @@ def run(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")] = 8000,
 ) -> None:
     """Serve the site and send what is due, in one process. A fresh database is migrated and published to."""
-    with opened_app(check=False) as app:
+    with opened_app(check=False, log_all=True) as app:
         from newsletter.bootstrap import prepare_to_send
         from newsletter.scheduler import Scheduler
         from newsletter.web.app import create_app
@@ -52,7 +52,7 @@ def worker(
     drain: Annotated[bool, typer.Option("--drain", help="Send until nothing is due, then end.")] = False,
 ) -> None:
     """Send what is due, for ever. SIGTERM: the letter in hand is finished, the rest given back."""
-    with opened_app() as app:
+    with opened_app(log_all=True) as app:
         from newsletter.bootstrap import prepare_to_send
 
         prepare_to_send(app)
@@ -81,9 +81,7 @@ def _drain(app: App, stop: Event) -> None:
         fail("Sending is stopped; `newsletter start` lets it go on.")
     if not drain(app, stop=stop):
         due = app.sending.count_due(now=app.clock.now())
-        fail(
-            f"{due} due emails could not be sent: nothing was accepted for a minute. `newsletter status` says more."
-        )
+        fail(f"{due} due emails could not be sent: nothing was accepted for a minute. `newsletter status` says more.")
 
 
 def _publish_first(app: App) -> None:
@@ -103,9 +101,7 @@ class _stopping:  # noqa: N801  (used like a function)
 
     def __enter__(self) -> Event:
         self._event = Event()
-        self._before = {
-            number: signal.signal(number, self._set) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        self._before = {number: signal.signal(number, self._set) for number in (signal.SIGTERM, signal.SIGINT)}
         return self._event
 
     def __exit__(self, *_: object) -> None:

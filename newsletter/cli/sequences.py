@@ -70,22 +70,16 @@ def show(key: Annotated[str, typer.Argument(help="The sequence's key.")], as_jso
         table.add_column(heading, justify="right" if heading in {"no.", "readers behind"} else "left")
     for step in steps:
         after = "" if step["after_days"] is None else f"{step['after_days']:g} days"
-        table.add_row(
-            str(step["number"]), str(step["key"]), str(step["subject"]), after, str(step["readers_behind"])
-        )
+        table.add_row(str(step["number"]), str(step["key"]), str(step["subject"]), after, str(step["readers_behind"]))
     console().print(table)
 
 
 def preview(
     what: Annotated[str, typer.Argument(metavar="KEY[/STEP]", help="A sequence, or one of its steps.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write.")] = Path("preview"),
-    content: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Instead of NEWSLETTER_CONTENT_DIR.")
-    ] = None,
+    content: Annotated[Path | None, typer.Option(metavar="DIR", help="Instead of NEWSLETTER_CONTENT_DIR.")] = None,
     country: Annotated[str | None, typer.Option(help="Whose help lines to show: a two-letter code.")] = None,
-    discreet: Annotated[
-        bool, typer.Option("--discreet", help="As a reader in discreet mode gets them.")
-    ] = False,
+    discreet: Annotated[bool, typer.Option("--discreet", help="As a reader in discreet mode gets them.")] = False,
 ) -> None:
     """Write letters as .html, .txt and .eml, as a reader would get them, from the content folder as it is now."""
     key, _, wanted = what.partition("/")

@@ -24,7 +24,9 @@ def console(*, stderr: bool = False) -> Console:
     """Where tables and sentences go."""
     from rich.console import Console as RichConsole
 
-    return RichConsole(stderr=stderr, soft_wrap=False, highlight=False)
+    # What goes into a file or a pipe is not squeezed into eighty columns.
+    found = RichConsole(stderr=stderr, highlight=False)
+    return found if found.is_terminal else RichConsole(stderr=stderr, highlight=False, width=200)
 
 
 def note(text: str) -> None:
@@ -48,8 +50,12 @@ def read_settings() -> Settings:
 
 
 @contextmanager
-def opened_app(*, check: bool = True) -> Iterator[App]:
+def opened_app(*, check: bool = True, log_all: bool = False) -> Iterator[App]:
     """A wired program on a database that fits; a database that was never migrated is.
+
+    Args:
+        check: look whether the schema fits; the commands that upgrade it do so themselves.
+        log_all: what goes well is logged too: for the commands that run for long.
 
     Faults become one line on standard error and exit code 1.
     """
@@ -59,7 +65,7 @@ def opened_app(*, check: bool = True) -> Iterator[App]:
         settings = read_settings()
         from newsletter.bootstrap import configure_logging, open_app
 
-        configure_logging(json=settings.log_format == "json")
+        configure_logging(json=settings.log_format == "json", log_all=log_all)
         app = open_app(settings)
         try:
             if check and app.database.is_fresh():
@@ -73,9 +79,7 @@ def opened_app(*, check: bool = True) -> Iterator[App]:
         fail(str(error))
     except DatabaseUnavailable as error:
         reason = str(error.orig).strip().splitlines()[0]
-        fail(
-            f"The database cannot be used: {reason}. Check NEWSLETTER_DATABASE_URL, its space and its rights."
-        )
+        fail(f"The database cannot be used: {reason}. Check NEWSLETTER_DATABASE_URL, its space and its rights.")
 
 
 def fail(message: str) -> NoReturn:
@@ -87,7 +91,7 @@ def fail(message: str) -> NoReturn:
 def local(instant: datetime | None, timezone: str) -> str:
     """An instant as a person reads it: `Thu 26 Nov 2026 08:00 Europe/Berlin`."""
     if instant is None:
-        return "–"
+        return "-"
     from zoneinfo import ZoneInfo
 
     return f"{instant.astimezone(ZoneInfo(timezone)):%a %-d %b %Y %H:%M} {timezone}"

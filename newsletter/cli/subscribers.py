@@ -13,8 +13,7 @@ from newsletter.cli.session import console, fail, local, opened_app, print_json
 if TYPE_CHECKING:
     from newsletter.bootstrap import App
     from newsletter.domain.subscription import State
-    from newsletter.store.reports import Dossier
-    from newsletter.store.subscriptions import Subscription
+    from newsletter.store.reports import Dossier, Subscription
 
 app = typer.Typer(help="The people who get letters.", no_args_is_help=True)
 
@@ -50,9 +49,7 @@ def add(
             country=country,
             discreet=discreet,
         )
-        state = newsletter.subscribing.add(
-            signup, consent=_parse_consent(consent), now=newsletter.clock.now()
-        )
+        state = newsletter.subscribing.add(signup, consent=_parse_consent(consent), now=newsletter.clock.now())
     if state == "pending":
         typer.echo("Added. They are asked to confirm by mail; nothing else comes before that.")
     else:
@@ -106,7 +103,7 @@ def show(address: _Address, as_json: _AsJson = False) -> None:
         due = local(item["next_due_at"], zone)
         typer.echo(
             f"  {item['sequence']}: {item['state']}, round {item['round']}, {item['received']} received,"
-            f" last step {item['last_step'] or '–'}, next letter {due}"
+            f" last step {item['last_step'] or '-'}, next letter {due}"
         )
     typer.echo("Letters and mails:")
     for mail in plain["deliveries"]:
@@ -164,9 +161,7 @@ def step_names(newsletter: App) -> dict[tuple[str, str], str]:
     if edition is None:
         return {}
     return {
-        (sequence.key, step.identity): step.key
-        for sequence in edition.revision.sequences
-        for step in sequence.steps
+        (sequence.key, step.identity): step.key for sequence in edition.revision.sequences for step in sequence.steps
     }
 
 
@@ -178,8 +173,7 @@ def describe_subscription(
         "sequence": record.sequence_key,
         "state": record.state.value,
         "round": record.round,
-        "last_step": record.last_step
-        and names.get((record.sequence_key, record.last_step), record.last_step),
+        "last_step": record.last_step and names.get((record.sequence_key, record.last_step), record.last_step),
         "next_due_at": record.next_due_at,
         "rule": record.due_rule,
         "last_letter_at": record.last_letter_at,

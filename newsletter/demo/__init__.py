@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
 from newsletter.demo import stage, story
 from newsletter.demo.show import Show
 from newsletter.errors import InvalidChoice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
 
 WEEK_SECONDS = 2.0
 """Real seconds in which a week passes, unless somebody says otherwise."""
@@ -34,7 +36,7 @@ def run_demo(weeks: int | None, week_seconds: float, port: int | None, exit_when
         exit_when_done: end by itself.
 
     Returns:
-        The exit code: 0 where every expectation held, 1 where one did not, 130 where Ctrl-C broke off the story.
+        The exit code: 0 where every expectation held, 1 where one did not, 130 where Ctrl-C broke it off.
 
     Raises:
         InvalidChoice: an option that cannot be; `field` names it.
@@ -54,10 +56,13 @@ def run_demo(weeks: int | None, week_seconds: float, port: int | None, exit_when
 
 def _check(weeks: int | None, week_seconds: float, port: int | None) -> None:
     if weeks is not None and not 1 <= weeks <= _MOST_WEEKS:
-        message = f"--weeks {weeks}: write a number from 1 to {_MOST_WEEKS}; {story.DEFAULT_WEEKS} is the whole story."
+        whole = story.DEFAULT_WEEKS
+        message = f"--weeks {weeks}: write a number from 1 to {_MOST_WEEKS}; {whole} is the whole story."
         raise InvalidChoice(message, field="weeks")
     if not math.isfinite(week_seconds) or not 0 <= week_seconds <= _MOST_WEEK_SECONDS:
-        message = f"--week-seconds {week_seconds:g}: write the seconds that a week shall take, such as {WEEK_SECONDS:g}."
+        message = (
+            f"--week-seconds {week_seconds:g}: write how many a week shall take, such as {WEEK_SECONDS:g}."
+        )
         raise InvalidChoice(message, field="week_seconds")
     if port is not None and not 0 <= port <= 65535:  # noqa: PLR2004  (as TCP has it)
         message = f"--port {port}: write a number from 1 to 65535, or leave it away."

@@ -6,27 +6,32 @@ It stands beside the site, not in it: nothing of it is there when the site is se
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp
 
 from newsletter import resources
-from newsletter.bootstrap import App
 from newsletter.demo.expectations import Ledger, Verdict
-from newsletter.demo.mailbox import Mail, Mailbox
-from newsletter.demo.telling import Chronicle
 from newsletter.web.app import create_app
 from newsletter.web.pages import Pages
 from newsletter.web.security import HEADERS, Shield
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp
+
+    from newsletter.bootstrap import App
+    from newsletter.demo.mailbox import Mail, Mailbox
+    from newsletter.demo.telling import Chronicle
 
 REFRESH_SECONDS = 2
 MOST_MAILS = 60
@@ -36,8 +41,8 @@ FRAME_POLICY = HEADERS["Content-Security-Policy"] + "; frame-src 'self'"
 """For the page around a mail."""
 
 MAIL_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; "
-    "sandbox allow-popups allow-popups-to-escape-sandbox"
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'self'; sandbox allow-popups allow-popups-to-escape-sandbox"
 )
 """For a mail itself: its own styles, and links that open beside it; no picture, no script, no request."""
 

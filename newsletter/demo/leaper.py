@@ -1,18 +1,22 @@
-"""The demo's time: it stands while there is something to do, and leaps to the next due instant when there is not."""
+"""The demo's time: it stands while there is something to do, then leaps to the next due instant."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
-from uuid import UUID
+from typing import TYPE_CHECKING
 
-from newsletter.bootstrap import App
-from newsletter.clock import FixedClock
 from newsletter.errors import NewsletterError
 from newsletter.store import deliveries, subscriptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+    from newsletter.bootstrap import App
+    from newsletter.clock import FixedClock
 
 _WEEK = timedelta(weeks=1)
 _LOOK_SECONDS = 0.02
@@ -82,6 +86,7 @@ class Leaper:
         """Live on until an instant, leap by leap; return when everything that is due there is done.
 
         Args:
+            until: business time.
             patient: the clock stands for people who were asked to confirm.
 
         Raises:

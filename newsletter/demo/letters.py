@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import date, time
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from newsletter.demo.expectations import Key, Ledger
-from newsletter.demo.mailbox import Mail
 from newsletter.domain.cadence import local_week
+
+if TYPE_CHECKING:
+    from datetime import date, time
+
+    from newsletter.demo.mailbox import Mail
 
 _WELCOME_BACK = "Welcome back"
 _THURSDAY = 3
@@ -28,10 +32,11 @@ class Check:
 
     def weekly(self, arrived: list[Mail], so_far: list[Mail]) -> None:
         """One letter came in this local week, and none of all that came so far came twice."""
-        ids = {str(mail.message()["Message-ID"]) for mail in so_far}
-        weeks = {local_week(mail.at, self._timezone) for mail in so_far}
-        held = len(arrived) == 1 and len(ids) == len(weeks) == len(so_far)
-        seen = f"{len(so_far)} letters in as many weeks" if held else f"{len(arrived)} in one week"
+        ids = {mail.message_id for mail in so_far}
+        local_weeks = {local_week(mail.at, self._timezone) for mail in so_far}
+        held = len(arrived) == 1 and len(ids) == len(local_weeks) == len(so_far)
+        seen = f"{counted(len(so_far), 'letter')} in {counted(len(local_weeks), 'local week')}"
+        seen = seen if len(arrived) == 1 else f"{len(arrived)} in one week"
         self._ledger.see(Key.WEEKLY, held, seen)
 
     def every(self, mail: Mail, so_far: list[Mail]) -> None:
@@ -39,10 +44,10 @@ class Check:
         zone = ZoneInfo(self._timezone)
         local = mail.at.astimezone(zone)
         at_slot = local.weekday() == _THURSDAY and local.time() == self._slot
-        hours = sorted({f"{item.at:%H:%M}" for item in so_far})
+        hours = dict.fromkeys(f"{item.at:%H:%M}" for item in so_far)
         seen = f"{', then '.join(hours)} UTC" if at_slot else f"{local:%a %d %b %H:%M}"
         self._ledger.see(Key.HOUR, at_slot, seen)
-        count = f"{len(so_far)} letter{'' if len(so_far) == 1 else 's'} looked at"
+        count = f"{counted(len(so_far), 'letter')} looked at"
         kind = mail.message().get_content_type()
         has_both = kind == "multipart/alternative" and bool(mail.html().strip()) and bool(mail.text().strip())
         self._ledger.see(Key.PARTS, has_both, count if has_both else f"letter {len(so_far)} is {kind}")
@@ -51,10 +56,10 @@ class Check:
 
     def welcome(self, mail: Mail, *, back: bool) -> None:
         """Whether it says welcome back exactly where somebody comes back from a pause."""
-        says_so = _WELCOME_BACK in mail.text() and _WELCOME_BACK in mail.html()
-        if back or says_so:
+        says_so = [_WELCOME_BACK in mail.text(), _WELCOME_BACK in mail.html()]
+        if back or any(says_so):
             seen = next((line for line in mail.text().splitlines() if _WELCOME_BACK in line), "no word of it")
-            self._ledger.see(Key.WELCOME_BACK, back and says_so, seen)
+            self._ledger.see(Key.WELCOME_BACK, back and all(says_so), seen)
 
     def order(self, mail: Mail, so_far: list[Mail], expected: list[str]) -> None:
         """Whether it is the letter whose turn it is, and says its number."""
@@ -68,8 +73,13 @@ class Check:
         self._ledger.see(Key.ORDER, in_turn, seen)
 
 
+def counted(number: int, noun: str) -> str:
+    """How many there are, as in "2 letters"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def arrival(mail: Mail) -> str:
-    """A letter that comes, in a line: Letter 1 of 9 arrives: …"""
+    """A letter that comes, in a line such as "Letter 1 of 9 arrives: …"."""
     position = mail.position()
     what = f"Letter {position[0]} of {position[1]}" if position else "A weekly note"
     return f"{what} arrives: {mail.subject}"

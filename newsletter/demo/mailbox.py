@@ -9,8 +9,11 @@ from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _ONE_CLICK = "List-Unsubscribe=One-Click"
 _ADDRESS = re.compile(r"<(https?://[^<>\s]+)>")
@@ -27,6 +30,7 @@ class Mail:
     to: str
     subject: str
     at: datetime
+    message_id: str
 
     def source(self) -> bytes:
         """Every byte of it."""
@@ -105,6 +109,7 @@ def _read(path: Path, *, number: int) -> Mail:
         to=str(message["To"]),
         subject=str(message["Subject"]),
         at=parsedate_to_datetime(str(message["Date"])).astimezone(UTC),
+        message_id=str(message["Message-ID"]),
     )
 
 

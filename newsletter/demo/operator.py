@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from newsletter import resources
 from newsletter.bootstrap import App, publish_first
 from newsletter.domain.editing import Change
 from newsletter.errors import NotFound
 from newsletter.service.publishing import Orders, Publication, StepEffect
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SERIES = "trust"
 PASSED_BY = "small-things"
@@ -52,7 +55,7 @@ class Operator:
         return {step.key: step.subject for step in sequence.steps}
 
     def drop_letters(self, *, place: int) -> list[str]:
-        """Put two new letters into the series for a reader who has had `place` of them: one before, one behind.
+        """Put two new letters into the series: one before, one behind the place of a reader who had `place`.
 
         The files are numbered in tens first, to make room: numbers order, and mean nothing else.
 
@@ -63,17 +66,13 @@ class Operator:
         for file in sorted(folder.glob("*-*.md"), reverse=True):
             number, _, name = file.name.partition("-")
             file.rename(folder / f"{int(number) * _SPREAD:02}-{name}")
-        numbers = {
-            PASSED_BY: (place - 1) * _SPREAD - _SPREAD // 2,
-            STILL_AHEAD: place * _SPREAD + _SPREAD // 2,
-        }
-        names = []
-        for key, number in numbers.items():
-            shutil.copyfile(
-                resources.templates_dir() / "demo" / "letters" / f"{key}.md", folder / f"{number}-{key}.md"
-            )
-            names.append(f"{number}-{key}.md")
-        return names
+        half = _SPREAD // 2
+        numbers = {PASSED_BY: (place - 1) * _SPREAD - half, STILL_AHEAD: place * _SPREAD + half}
+        letters = resources.templates_dir() / "demo" / "letters"
+        names = {key: f"{number}-{key}.md" for key, number in numbers.items()}
+        for key, name in names.items():
+            shutil.copyfile(letters / f"{key}.md", folder / name)
+        return list(names.values())
 
     def dry_run(self) -> tuple[StepEffect, ...]:
         """What publishing the folder would do to people, step by step."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
 
 from newsletter.demo.forms import Form, PageError, read_forms
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _TIMEOUT_SECONDS = 30
 _MOST_REDIRECTS = 3

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from newsletter.clock import FixedClock
 from newsletter.demo import stage, story
 from newsletter.demo.expectations import Ledger
 from newsletter.demo.inbox import Scene, create_demo_app
-from newsletter.demo.leaper import Leaper, StandstillError, Stance
+from newsletter.demo.leaper import Leaper, Stance, StandstillError
 from newsletter.demo.mailbox import Mailbox
 from newsletter.demo.operator import Operator
 from newsletter.demo.telling import Chronicle, Kind
 from newsletter.errors import NewsletterError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _STANCES = {
     Stance.LEAPING: "The clock stands while a letter is on its way, and leaps to whatever is due next.",

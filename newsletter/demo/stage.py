@@ -1,4 +1,4 @@
-"""Everything the demo needs, real and in a temporary folder: database, maildir, content, site and scheduler."""
+"""What the demo needs, real and in a temporary folder: database, maildir, content, scheduler and site."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
+from typing import TYPE_CHECKING
 
 import uvicorn
 from pydantic import SecretStr
-from starlette.types import ASGIApp
 
 from newsletter import resources
 from newsletter.bootstrap import App, configure_logging, open_app, prepare_to_send
-from newsletter.clock import FixedClock
 from newsletter.errors import NewsletterError
 from newsletter.scheduler import Scheduler
 from newsletter.settings import Settings
 from newsletter.web.server import silence_access_log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.types import ASGIApp
+
+    from newsletter.clock import FixedClock
 
 HOST = "127.0.0.1"
 USUAL_PORT = 8000
@@ -37,7 +42,7 @@ _HANGS_UP_WITHIN_SECONDS = 2
 
 
 def listen(port: int | None) -> socket.socket:
-    """A listening socket on this machine: on `port`, or on the usual one, or where that is taken on a free one.
+    """A listening socket of this machine: on `port`, else on the usual one, else on a free one.
 
     Raises:
         NewsletterError: `port` is taken, or not for this user.
@@ -117,7 +122,7 @@ def temporary_folder() -> Iterator[Path]:
 
 def be_quiet() -> None:
     """Only warnings, so that log lines do not break into the story."""
-    configure_logging(json=False, level=logging.WARNING)
+    configure_logging(json=False, log_all=False)
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from newsletter.demo import letters
 from newsletter.demo.expectations import Expectation, Key, Ledger
 from newsletter.demo.forms import PageError
-from newsletter.demo.leaper import Leaper
-from newsletter.demo.mailbox import Mail, Mailbox
 from newsletter.demo.operator import PASSED_BY, SERIES, STILL_AHEAD, Operator, in_words
 from newsletter.demo.reader import Reader
 from newsletter.demo.telling import Chronicle, Kind
 from newsletter.domain.addresses import mask_address
 from newsletter.domain.cadence import slot_instant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from newsletter.demo.leaper import Leaper
+    from newsletter.demo.mailbox import Mail, Mailbox
 
 NAME = "Maria"
 ADDRESS = "maria@example.org"
@@ -133,8 +137,8 @@ class Story:
             Kind.READER, f"{NAME}, in {PLACE}, asks for the nine letters on the page: Thursdays at 08:00"
         )
         answers = {
-            "sequence": SERIES, "email": ADDRESS, "weekday": "thu", "time": f"{SLOT:%H:%M}", "timezone": TIMEZONE,
-            "country": COUNTRY,
+            "sequence": SERIES, "email": ADDRESS, "weekday": "thu", "time": f"{SLOT:%H:%M}",
+            "timezone": TIMEZONE, "country": COUNTRY,
         }  # fmt: skip
         self._reader.answer(page, answers, field="email")
         self._leaper.settle()
@@ -159,7 +163,7 @@ class Story:
             Key.LOOKING, is_asked_still and not mails,
             "opened three times, by a mail scanner too: not confirmed" if is_asked_still else "it confirmed",
         )  # fmt: skip
-        self._tell(Kind.READER, "A mail scanner and then Maria open the link: that alone changes nothing")
+        self._tell(Kind.READER, f"A mail scanner and then {NAME} open the link: that alone changes nothing")
         self._pass(minutes=1)
         landed = self._reader.answer(page, {}, button="slot")
         first = letters.day_in_words(FIRST_THURSDAY)
@@ -208,11 +212,15 @@ class Story:
             notes = self._letters[SERIES_ENDS_IN_WEEK - PAUSE_WEEKS :]
             known = set(self._operator.letters("weekly-encouragement").values())
             went_on = bool(notes) and all(note.subject in known for note in notes)
-            count = f"{len(notes)} note{'' if len(notes) == 1 else 's'} so far"
-            self._ledger.see(Key.GOES_ON, went_on, count if went_on else "something else came")
+            seen = f"{letters.counted(len(notes), 'note')} so far" if went_on else "something else came"
+            self._ledger.see(Key.GOES_ON, went_on, seen)
 
     def _rest(self, arrived: list[Mail], *, week: int) -> None:
-        seen = f"{week - PAUSES_IN_WEEK} weeks without mail" if not arrived else f"{len(arrived)} mails"
+        seen = (
+            letters.counted(week - PAUSES_IN_WEEK, "week") + " without mail"
+            if not arrived
+            else f"{len(arrived)} mails"
+        )
         self._ledger.see(Key.PAUSE, not arrived, seen)
         self._letters += arrived
         if not arrived:
@@ -228,8 +236,9 @@ class Story:
         back = self._now().astimezone(ZoneInfo(TIMEZONE)).date() + timedelta(weeks=PAUSE_WEEKS)
         paused = f"Paused until {letters.day_in_words(back)}"
         self._tell(Kind.READER, f"{NAME} pauses for two weeks, on the page behind the link in her letter")
-        if paused not in landed.html:
-            self._ledger.see(Key.PAUSE, False, f"her page does not say: {paused}")
+        is_told = paused in landed.html
+        if not is_told:
+            self._ledger.see(Key.PAUSE, is_told, f"her page does not say: {paused}")
 
     def _publish(self) -> None:
         self._until(days=4, hours=1)
@@ -265,10 +274,12 @@ class Story:
 
     def _leave(self) -> None:
         self._until(days=1, hours=10)
-        self.look_for_mail()
+        extra = self.look_for_mail()
+        if extra:
+            self._ledger.see(Key.WEEKLY, not extra, f"one more within the week: {extra[0].subject!r}")
         links = [link for mail in reversed(self._letters) if (link := mail.unsubscribe_link())]
         if not links:
-            self._ledger.see(Key.LEAVING, False, "no letter has a one-click link")
+            self._ledger.see(Key.LEAVING, bool(links), "no letter has a one-click link")
             return
         answer = self._reader.post(links[0], {"List-Unsubscribe": "One-Click"})
         left = answer.status == HTTPStatus.OK and "set-cookie" not in answer.headers
@@ -280,7 +291,11 @@ class Story:
             thursday = FIRST_THURSDAY + timedelta(weeks=self._weeks + week)
             self._leaper.advance(slot_instant(thursday, SLOT, TIMEZONE))
             arrived = self.look_for_mail()
-            seen = f"{week + 1} weeks of silence" if not arrived else f"{len(arrived)} mails after leaving"
+            seen = (
+                letters.counted(week + 1, "week") + " of silence"
+                if not arrived
+                else f"{len(arrived)} mails after leaving"
+            )
             self._ledger.see(Key.SILENCE, not arrived, seen)
             if not arrived:
                 self._tell(Kind.CLOCK, "Nothing comes")

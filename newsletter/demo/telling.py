@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from rich.console import Console
 from rich.text import Text
 
-from newsletter.clock import Clock
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from rich.console import Console
+
+    from newsletter.clock import Clock
 
 
 class Kind(StrEnum):

@@ -209,8 +209,8 @@ def waking_from(now: datetime, timezone: str) -> datetime:
     if _awake(now, timezone):
         return now.astimezone(UTC)
     zone, today = _zone(timezone), _local_date(now, timezone)
-    # Where a day comes twice, its first 08:00 may be over and its second one yet to come. Where a gap swallowed
-    # 08:00, the hour that stands for it may be no waking one, and a third day has to be looked at.
+    # Where a day comes twice, its first 08:00 may be over and its second one yet to come. Where a gap
+    # swallowed 08:00, the hour that stands for it may be no waking one; then it is the day after.
     mornings = [
         datetime.combine(today + days * _DAY, WAKING[0].replace(fold=fold), tzinfo=zone).astimezone(UTC)
         for days in range(3)
@@ -224,9 +224,7 @@ def _awake(instant: datetime, timezone: str) -> bool:
     return begins <= _local(instant, timezone).time() < ends
 
 
-def _due_after(
-    slot: Slot, now: datetime, last_letter_at: datetime, days: int, not_before: datetime | None
-) -> Due:
+def _due_after(slot: Slot, now: datetime, last_letter_at: datetime, days: int, not_before: datetime | None) -> Due:
     earliest = now if not_before is None else max(now, not_before)
     target = slot_instant(_local_date(last_letter_at, slot.timezone) + days * _DAY, slot.at, slot.timezone)
     if target >= earliest:

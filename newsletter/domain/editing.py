@@ -47,9 +47,7 @@ def identify(content: Revision, *, live: Revision | None, names: StepNames) -> R
 
 def names_of(revision: Revision) -> dict[tuple[str, str], str]:
     """What the step keys of a revision stand for."""
-    return {
-        (sequence.key, step.key): step.identity for sequence in revision.sequences for step in sequence.steps
-    }
+    return {(sequence.key, step.key): step.identity for sequence in revision.sequences for step in sequence.steps}
 
 
 def outlines_of(revision: Revision, *, number: int) -> dict[str, Outline]:
@@ -83,9 +81,7 @@ def compare(before: Sequence | None, now: Sequence | None) -> list[StepChange]:
             changes.append(Change.MOVED)
         if changes:
             found.append(_step_change(now, step, changes))
-    found += [
-        _step_change(before, step, [Change.REMOVED]) for identity, step in old.items() if identity not in new
-    ]
+    found += [_step_change(before, step, [Change.REMOVED]) for identity, step in old.items() if identity not in new]
     return found
 
 

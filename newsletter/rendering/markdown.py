@@ -206,15 +206,11 @@ def _parser(holes: _Holes) -> MarkdownIt:
             token = state.push("hole", "", 0)
             token.map = [start, start + 1]
             token.meta = {"statement": all(hole.is_statement for hole in within)}
-            token.content = holes.pattern.sub(
-                lambda match: _as_block(holes, int(match.group(1))), line.strip()
-            )
+            token.content = holes.pattern.sub(lambda match: _as_block(holes, int(match.group(1))), line.strip())
             state.line = start + 1
         return True
 
-    parser.block.ruler.before(
-        "paragraph", "hole", hole_rule, {"alt": ["paragraph", "reference", "blockquote", "list"]}
-    )
+    parser.block.ruler.before("paragraph", "hole", hole_rule, {"alt": ["paragraph", "reference", "blockquote", "list"]})
     return parser
 
 
@@ -255,9 +251,7 @@ class _Inspector:
 
     def _look_at_heading(self, level: int) -> None:
         if level == 1:
-            self._refuse(
-                "a letter has one heading already (heading, or the subject); begin this one with ##."
-            )
+            self._refuse("a letter has one heading already (heading, or the subject); begin this one with ##.")
         elif level > min(self._level + 1, 3):
             self._refuse(f"this heading skips a level; begin it with {'#' * min(self._level + 1, 3)}.")
         self._level = max(level, 2)
@@ -304,9 +298,7 @@ class _Inspector:
         if any(not _ADDRESS_VARIABLE.fullmatch(hole.variable or "") for hole in within):
             self._refuse("an address may hold {{ links.… }} and {{ site.url }} and no other hole.")
         if within and self._holes.pattern.match(address):
-            if len(within) > 1 or (
-                within[0].variable != "site.url" and not self._holes.pattern.fullmatch(address)
-            ):
+            if len(within) > 1 or (within[0].variable != "site.url" and not self._holes.pattern.fullmatch(address)):
                 self._refuse("{{ links.… }} is a complete address; nothing may stand before or behind it.")
             return address
         if within:
@@ -365,14 +357,14 @@ class _HtmlWriter:
     def _written(self, token: Token) -> str:
         if token.nesting == 1:
             before, behind = ("", "") if token.hidden else self._framed(token)
-            self._ends.append(behind if not token.block else f"{behind}\n")
+            self._ends.append(f"{behind}\n" if token.block and not token.hidden else behind)
             return before
         if token.nesting == -1:
             return self._ends.pop()
         if token.type == "inline":
             return self.write(token.children or [])
         if token.type == "hr":
-            return "".join(self._frame("divider"))
+            return "".join((*self._frame("divider"), "\n"))
         return _LEAVES[token.type](token.content) if token.type in _LEAVES else ""
 
     def _framed(self, token: Token) -> tuple[str, str]:

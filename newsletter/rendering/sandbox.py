@@ -248,6 +248,7 @@ _IN_WORDS: dict[type[nodes.Node], str] = {
     nodes.Extends: "a letter cannot extend other files; the layout is added by itself",
     nodes.Assign: "{% set %} is not available; write the text itself",
     nodes.AssignBlock: "{% set %} is not available; write the text itself",
+    nodes.Scope: "this tag is not available in letters",
     nodes.Macro: "macros belong into templates, not into letters",
 }
 
@@ -310,7 +311,9 @@ class _ContentJudge:
                     self.look(child, printed=isinstance(node, nodes.Output))
 
     def _refuse(self, node: nodes.Node, message: str) -> None:
-        self.faults.append(Fault(line=node.lineno, message=f"{message}."))
+        # A scope has no line of its own; what it holds has.
+        line = node.lineno or next((child.lineno for child in node.iter_child_nodes() if child.lineno), 1)
+        self.faults.append(Fault(line=line, message=f"{message}."))
 
     def _look_at_name(self, node: nodes.Name) -> None:
         if node.name in self._loop_names:

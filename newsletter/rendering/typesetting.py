@@ -105,9 +105,7 @@ class Typesetter:
                 "postal_lines": self._postal_lines(),
             }
             sender = self._say("neutral_sender") if facts.discreet else self._site.from_name
-            return self._finished(
-                f"email/{kind.value}", context, context, sender=(sender, self._site.reply_to)
-            )
+            return self._finished(f"email/{kind.value}", context, context, sender=(sender, self._site.reply_to))
         except ContentError as error:
             raise RenderError(str(error)) from error
 
@@ -133,9 +131,7 @@ class Typesetter:
         own = self._own_words(facts)
         progress = ""
         if facts.discreet:
-            subject = heading = label = self._say(
-                "neutral_subject", facts.local_date.day, facts.local_date.month
-            )
+            subject = heading = label = self._say("neutral_subject", facts.local_date.day, facts.local_date.month)
             preheader = self._say("neutral_preheader")
         else:
             progress = self._say("progress", own["letter"]) if facts.total is not None else ""

@@ -49,9 +49,7 @@ class Wording:
     sources: Mapping[str, TemplateSource]
 
     @classmethod
-    def of(
-        cls, step: Step, *, templates: Templates, site_url: str, frame: Callable[..., tuple[str, str]]
-    ) -> Wording:
+    def of(cls, step: Step, *, templates: Templates, site_url: str, frame: Callable[..., tuple[str, str]]) -> Wording:
         """The words of `step`, refused where they hold what no letter may hold.
 
         Raises:
@@ -75,10 +73,7 @@ class Wording:
         return cls(
             step=step,
             templates=templates,
-            heads={
-                name: templates.compile(" ".join(source.split()), name=_HEAD)
-                for name, source in heads.items()
-            },
+            heads={name: templates.compile(" ".join(source.split()), name=_HEAD) for name, source in heads.items()},
             body_html=templates.compile(body.html.source, name=_HTML),
             body_text=templates.compile(body.text.source, name=_TEXT),
             sources={_HTML: body.html, _TEXT: body.text},

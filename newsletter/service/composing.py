@@ -107,9 +107,7 @@ class Composer:
             for post in posts
         )
 
-    def seal_preview(
-        self, rendered: Rendered, reader: Subscriber, *, unsubscribe: str, now: datetime
-    ) -> bytes:
+    def seal_preview(self, rendered: Rendered, reader: Subscriber, *, unsubscribe: str, now: datetime) -> bytes:
         """The message of a letter that nobody gets."""
         handover = Handover(
             revision=0,
@@ -123,9 +121,7 @@ class Composer:
     def _letter(
         self, connection: Connection, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime
     ) -> Composed | None:
-        record = (
-            subscriptions.get_subscription(connection, item.subscription_id) if item.subscription_id else None
-        )
+        record = subscriptions.get_subscription(connection, item.subscription_id) if item.subscription_id else None
         is_repeat = item.doubts > 0 and item.revision is not None
         if is_repeat and item.revision is not None:
             edition = self._editions.get(connection, item.revision)
@@ -183,9 +179,7 @@ class Composer:
         ahead = progress.steps_ahead(sequence, received=received, passed=place.passed - {item.step})
         return number, len(received) + ahead
 
-    def _notice(
-        self, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime
-    ) -> Composed | None:
+    def _notice(self, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime) -> Composed | None:
         facts: NoticeFacts
         match item.kind:
             case Kind.CONFIRMATION:
@@ -198,9 +192,7 @@ class Composer:
                 )
             case Kind.ALREADY_SUBSCRIBED:
                 token = self._signer.sign(Purpose.PREFERENCES, reader.id, generation=reader.link_generation)
-                facts = NoticeFacts(
-                    action_url=f"{self._site.base_url}/preferences/{token}", discreet=reader.discreet
-                )
+                facts = NoticeFacts(action_url=f"{self._site.base_url}/preferences/{token}", discreet=reader.discreet)
             case _:
                 message = f"There is no template for an email of kind {item.kind}."
                 raise RenderError(message)
@@ -253,9 +245,7 @@ def choose_affirmation(revision: Revision, step: Step, *, had: list[str]) -> Aff
     return next((item for key in had if (item := revision.affirmation(key)) is not None), None)
 
 
-def choose_posts(
-    revision: Revision, step: Step, *, shown: list[str], discreet: bool
-) -> tuple[RelatedPost, ...]:
+def choose_posts(revision: Revision, step: Step, *, shown: list[str], discreet: bool) -> tuple[RelatedPost, ...]:
     """The related posts of a letter: the named ones, or the newest that this reader has not been shown.
 
     Args:
@@ -265,9 +255,7 @@ def choose_posts(
     if named == (NEWEST,):
         fit = [post for post in revision.related_posts if NAMED_ONLY not in post.tags]
         fit = [post for post in fit if not (discreet and post.hide_when_discreet)]
-        fresh = sorted(
-            (post for post in fit if post.key not in shown), key=lambda post: post.published or date.min
-        )
+        fresh = sorted((post for post in fit if post.key not in shown), key=lambda post: post.published or date.min)
         if fresh:
             return (fresh[-1],)
         again = [post for key in shown for post in fit if post.key == key]

@@ -66,9 +66,7 @@ class Editions:
             key: [outline for outline in history if outline.revision <= number]
             for key, history in revisions.outlines(connection).items()
         }
-        edition = Edition(
-            number=number, revision=revision, typesetter=self.typesetter(revision), outlines=outlines
-        )
+        edition = Edition(number=number, revision=revision, typesetter=self.typesetter(revision), outlines=outlines)
         with self._lock:
             self._kept[number] = edition
             for old in sorted(self._kept)[:-_KEPT]:

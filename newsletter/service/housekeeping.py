@@ -36,9 +36,7 @@ class Housekeeping:
             emptied = deliveries.empty_old_details(connection, before=now - DETAILS_KEPT)
             revisions.note_signing_key(connection, self._signer.key_id, now=now)
         if erased or forgotten or emptied:
-            log.info(
-                "house_kept", unconfirmed_erased=erased, notices_forgotten=forgotten, details_emptied=emptied
-            )
+            log.info("house_kept", unconfirmed_erased=erased, notices_forgotten=forgotten, details_emptied=emptied)
 
     def _erase_unconfirmed(self, *, now: datetime) -> int:
         erased = 0

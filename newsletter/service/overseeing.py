@@ -18,18 +18,26 @@ from newsletter.store import deliveries, subscriptions
 from newsletter.store.database import Connection, Database
 from newsletter.store.deliveries import Delivery
 from newsletter.store.subscriptions import Subscriber
+from newsletter.tokens import TokenSigner
 
 
 class Overseeing:
     """Held and uncertain emails, the big switch, and pauses on a reader's behalf."""
 
     def __init__(
-        self, *, database: Database, editions: Editions, recorder: Recorder, subscribing: Subscribing
+        self,
+        *,
+        database: Database,
+        editions: Editions,
+        recorder: Recorder,
+        subscribing: Subscribing,
+        signer: TokenSigner,
     ) -> None:
         self._database = database
         self._editions = editions
         self._recorder = recorder
         self._subscribing = subscribing
+        self._signer = signer
 
     def stop(self, *, now: datetime) -> None:
         """Stop all sending: nothing is claimed or handed over from now on."""
@@ -78,16 +86,10 @@ class Overseeing:
             if item.state not in (State.HELD, State.UNCERTAIN) or not deliveries.settle(
                 connection, item, arrived=arrived, now=now
             ):
-                message = (
-                    f"Delivery {identifier} is {item.state}; only a held or uncertain one can be settled."
-                )
+                message = f"Delivery {identifier} is {item.state}; only a held or uncertain one can be settled."
                 raise NotAllowed(message)
             edition = self._editions.live(connection)
-            record = (
-                subscriptions.get_subscription(connection, item.subscription_id)
-                if item.subscription_id
-                else None
-            )
+            record = subscriptions.get_subscription(connection, item.subscription_id) if item.subscription_id else None
             if item.kind is not Kind.LETTER or reader is None or edition is None or record is None:
                 return
             if arrived and waited:
@@ -104,9 +106,7 @@ class Overseeing:
             NotAllowed: no letters are coming.
         """
         with self._database.write() as connection:
-            self._subscribing.pause_reader(
-                connection, self._reader(connection, address), until=until, now=now
-            )
+            self._subscribing.pause_reader(connection, self._reader(connection, address), until=until, now=now)
 
     def resume(self, address: str, *, now: datetime) -> None:
         """Let a reader's letters come again.
@@ -118,6 +118,11 @@ class Overseeing:
         with self._database.write() as connection:
             if not self._subscribing.resume_reader(connection, self._reader(connection, address), now=now):
                 raise NotAllowed("This reader is not paused.")
+
+    def suppression_reason(self, address_key: str) -> str | None:
+        """Why nothing may be sent to an address, or None."""
+        with self._database.read() as connection:
+            return subscriptions.suppression_reason(connection, self._signer.address_hashes(address_key))
 
     def upcoming_steps(self, identifier: SubscriberId) -> dict[SubscriptionId, str | None]:
         """By subscription of a reader: the key of the step that comes next, or None at the end."""
@@ -157,9 +162,7 @@ class Overseeing:
             return
         open_now = deliveries.open_letters(connection, [item.subscriber_id])
         if item.subscription_id in open_now:
-            message = (
-                f"Delivery {identifier}: another letter of this reader is under way; settle this one instead."
-            )
+            message = f"Delivery {identifier}: another letter of this reader is under way; settle this one instead."
             raise NotAllowed(message)
         if not deliveries.repeat_doubtful(connection, item, now=now):
             message = (

@@ -114,9 +114,7 @@ class _Batch:
         current, place = progression.catch_up(self._connection, self._edition, record, places[record.id])
         step = progression.upcoming(self._edition, current, place)
         if step is None:
-            current = progression.move_on(
-                self._connection, self._edition, reader, current, place, now=self._now
-            )
+            current = progression.move_on(self._connection, self._edition, reader, current, place, now=self._now)
         elif self._skip_late and is_late(record.next_due_at, now=self._now):
             current = self._move(current, first_slot(reader.slot, not_before=self._now), "skipped", "late")
         elif step.after is None and self._week_is_taken(reader, record, siblings):
@@ -128,16 +126,12 @@ class _Batch:
         subscriptions.save_subscription(self._connection, record, current)
         return 0
 
-    def _plan_letter(
-        self, reader: Subscriber, record: Subscription, current: Subscription, step: Step
-    ) -> int:
+    def _plan_letter(self, reader: Subscriber, record: Subscription, current: Subscription, step: Step) -> int:
         due_at = record.next_due_at or self._now
         next_try_at = due_at
         if is_late(due_at, now=self._now):
             next_try_at = waking_from(self._now, reader.slot.timezone)
-            self._tell(
-                record, "late", step=step.key, due_at=due_at.isoformat(), leaves_from=next_try_at.isoformat()
-            )
+            self._tell(record, "late", step=step.key, due_at=due_at.isoformat(), leaves_from=next_try_at.isoformat())
         if not subscriptions.save_subscription(self._connection, record, replace(current, next_due_at=None)):
             return 0
         planned = deliveries.plan_letter(

@@ -81,13 +81,9 @@ def when_due(reader: Subscriber, record: Subscription, step: Step | None, *, now
     )
 
 
-def receive(
-    connection: Connection, edition: Edition, reader: Subscriber, letter: Delivery, *, now: datetime
-) -> None:
+def receive(connection: Connection, edition: Edition, reader: Subscriber, letter: Delivery, *, now: datetime) -> None:
     """Move a subscription on behind a letter that was accepted, or that counts as received."""
-    record = (
-        subscriptions.get_subscription(connection, letter.subscription_id) if letter.subscription_id else None
-    )
+    record = subscriptions.get_subscription(connection, letter.subscription_id) if letter.subscription_id else None
     if record is None:
         return
     moved = replace(record, last_letter_at=now, next_due_at=None)
@@ -96,9 +92,7 @@ def receive(
         # First the edits, judged by what had been received before this letter; then the letter.
         moved, place = catch_up(connection, edition, moved, place)
         place = progress.receive(place, letter.step)
-        moved = replace(
-            moved, last_step=letter.step, anchor=_anchor(edition, record.sequence_key, letter.step)
-        )
+        moved = replace(moved, last_step=letter.step, anchor=_anchor(edition, record.sequence_key, letter.step))
         moved = move_on(connection, edition, reader, moved, place, now=now)
     subscriptions.save_subscription(connection, record, moved)
 
@@ -197,9 +191,7 @@ def _with_due(record: Subscription, due: Due | None) -> Subscription:
     return replace(record, next_due_at=due.at, due_rule=due.rule)
 
 
-def _tell(
-    connection: Connection, record: Subscription, kind: str, *, now: datetime, **detail: object
-) -> None:
+def _tell(connection: Connection, record: Subscription, kind: str, *, now: datetime, **detail: object) -> None:
     subscriptions.tell(
         connection, kind, subscriber_id=record.subscriber_id, subscription_id=record.id, now=now,
         sequence=record.sequence_key, **detail,

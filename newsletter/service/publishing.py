@@ -229,9 +229,7 @@ class Publishing:
             _refuse_careless(before, now, readers=readers, retire=orders.retire)
             history = list(edition.outlines.get(key, ())) if edition else []
             groups = [(_place(item, history), item.count) for item in standings.get(key, [])]
-            effect = _effect(
-                before, now, groups=groups, readers=readers, history=history, outline=outlines.get(key)
-            )
+            effect = _effect(before, now, groups=groups, readers=readers, history=history, outline=outlines.get(key))
             if effect is not None:
                 effects.append(effect)
             removed[key] = tuple(
@@ -270,9 +268,7 @@ class Publishing:
         with self._database.read() as connection:
             edition = self._editions.get(connection, number)
             before = self._editions.get(connection, number - 1).revision if number > 1 else None
-        affected = [
-            key for key in _keys(before, edition.revision) if _order_changed(before, edition.revision, key)
-        ]
+        affected = [key for key in _keys(before, edition.revision) if _order_changed(before, edition.revision, key)]
         moved, last = 0, None
         while affected:
             with self._database.write() as connection:
@@ -295,16 +291,10 @@ class Publishing:
     ) -> bool:
         reader = subscriptions.get_subscriber(connection, stale.subscriber_id, lock=True)
         record = subscriptions.get_subscription(connection, stale.id)
-        if (
-            reader is None
-            or record is None
-            or record.state not in (State.ACTIVE, State.PAUSED, State.WAITING)
-        ):
+        if reader is None or record is None or record.state not in (State.ACTIVE, State.PAUSED, State.WAITING):
             return False
         if edition.revision.sequence(record.sequence_key) is None:
-            deliveries.withdraw(
-                connection, subscription_id=record.id, reason="the sequence was retired", now=now
-            )
+            deliveries.withdraw(connection, subscription_id=record.id, reason="the sequence was retired", now=now)
             return subscriptions.save_subscription(
                 connection, record, progression.finish_retired(connection, record, now=now)
             )
@@ -364,9 +354,7 @@ def _with_late(revision: Revision, live: Revision | None, wanted: tuple[str, ...
     return replace(revision, sequences=tuple(sequences))
 
 
-def _refuse_careless(
-    before: Sequence | None, now: Sequence | None, *, readers: int, retire: tuple[str, ...]
-) -> None:
+def _refuse_careless(before: Sequence | None, now: Sequence | None, *, readers: int, retire: tuple[str, ...]) -> None:
     if before is not None and now is None and readers and before.key not in retire:
         message = (
             f"sequences/{before.key} is gone and has {readers} readers. Put it back,"
@@ -410,9 +398,7 @@ def _effect(
         position = order.index(change.identity) if change.identity in order else 0
         past = sum(count for place, count in groups if _is_past(place, position, order, old_order))
         steps.append(
-            StepEffect(
-                change=change, people_past=past, people_ahead=readers - past, late=change.identity in late
-            )
+            StepEffect(change=change, people_past=past, people_ahead=readers - past, late=change.identity in late)
         )
     what = Change.NEW if before is None else Change.REMOVED if now is None else Change.CHANGED
     return SequenceEffect(key=about.key, title=about.title, change=what, readers=readers, steps=tuple(steps))
@@ -442,9 +428,7 @@ def _order_changed(before: Revision | None, revision: Revision, key: str) -> boo
         return old is not new
     if new.deliver_late or old.on_finish != new.on_finish:
         return True
-    return [(step.identity, step.after) for step in old.steps] != [
-        (step.identity, step.after) for step in new.steps
-    ]
+    return [(step.identity, step.after) for step in old.steps] != [(step.identity, step.after) for step in new.steps]
 
 
 def _make_due(connection: Connection, identifier: SubscriptionId | None, due_at: datetime) -> None:

@@ -39,7 +39,8 @@ class Recorder:
         answer = Answer(code=verdict.reply_code, text=verdict.reply_text, host=verdict.host)
         written = self._write(connection, item, verdict, answer, reader, now=now)
         log.info(
-            f"delivery_{verdict.outcome.value}",
+            "delivery_judged",
+            outcome=verdict.outcome.value,
             delivery=str(item.id),
             kind=item.kind.value,
             stage=verdict.stage,
@@ -91,36 +92,37 @@ class Recorder:
     ) -> bool:  # fmt: skip
         match verdict.outcome:
             case Outcome.ACCEPTED:
-                written = deliveries.record_accepted(connection, item, answer, now=now)
-                if written:
-                    self._receive(connection, item, reader, now=now)
-                return written
+                return self._accept(connection, item, answer, reader, now=now)
             case Outcome.DEFERRED:
                 return self._defer(connection, item, answer, reader, now=now)
             case Outcome.ADDRESS_DEAD:
-                written = deliveries.record_failed(
-                    connection, item, answer, reason="the address is dead", now=now
-                )
-                if written and reader is not None:
-                    self._suppress(connection, reader, reason="address_dead", now=now)
-                return written
+                return self._bury(connection, item, answer, reader, now=now)
             case Outcome.REFUSED | Outcome.RECIPIENT_REFUSED:
                 reason = f"refused: {verdict.reply_text}"
-                return deliveries.hold(
-                    connection, item, believed=State.HANDING_OVER, reason=reason, answer=answer
-                )
+                return deliveries.hold(connection, item, believed=State.HANDING_OVER, reason=reason, answer=answer)
             case Outcome.UNAVAILABLE:
                 return deliveries.record_deferred(connection, item, answer, next_try_at=now, counts=False)
             case Outcome.NO_ANSWER:
                 reason = f"no answer: {verdict.reply_text}"
-                return (
-                    self.record_unanswered(connection, item, reason=reason, now=now, answer=answer)
-                    is not None
-                )
+                return self.record_unanswered(connection, item, reason=reason, now=now, answer=answer) is not None
 
-    def _receive(
-        self, connection: Connection, item: Delivery, reader: Subscriber | None, *, now: datetime
-    ) -> None:
+    def _accept(
+        self, connection: Connection, item: Delivery, answer: Answer, reader: Subscriber | None, *, now: datetime
+    ) -> bool:
+        written = deliveries.record_accepted(connection, item, answer, now=now)
+        if written:
+            self._receive(connection, item, reader, now=now)
+        return written
+
+    def _bury(
+        self, connection: Connection, item: Delivery, answer: Answer, reader: Subscriber | None, *, now: datetime
+    ) -> bool:
+        written = deliveries.record_failed(connection, item, answer, reason="the address is dead", now=now)
+        if written and reader is not None:
+            self._suppress(connection, reader, reason="address_dead", now=now)
+        return written
+
+    def _receive(self, connection: Connection, item: Delivery, reader: Subscriber | None, *, now: datetime) -> None:
         edition = self._editions.live(connection)
         if item.kind is Kind.LETTER and reader is not None and edition is not None:
             progression.receive(connection, edition, reader, item, now=now)
@@ -138,9 +140,7 @@ class Recorder:
         if again_at is not None:
             return deliveries.record_deferred(connection, item, answer, next_try_at=again_at, counts=True)
         written = deliveries.record_failed(connection, item, answer, reason="retries used up", now=now)
-        record = (
-            subscriptions.get_subscription(connection, item.subscription_id) if item.subscription_id else None
-        )
+        record = subscriptions.get_subscription(connection, item.subscription_id) if item.subscription_id else None
         edition = self._editions.live(connection)
         if written and item.kind is Kind.LETTER and reader and record and edition:
             # Not received: the same step is next at the next slot, on the same row.

@@ -73,9 +73,7 @@ class Rescuing:
                 if item.state is State.CLAIMED:
                     done = deliveries.release_claimed(connection, [item]) == 1
                 else:
-                    state = self._recorder.record_unanswered(
-                        connection, item, reason="its worker was lost", now=now
-                    )
+                    state = self._recorder.record_unanswered(connection, item, reason="its worker was lost", now=now)
                     done = state is not None
             rescued += done
             if done:

@@ -190,7 +190,7 @@ class Lane:
             reason = f"cannot be rendered: {error if foreseen else type(error).__name__}"
             with self._database.write() as connection:
                 deliveries.hold(connection, item, believed=State.CLAIMED, reason=reason)
-            log.error("delivery_held", delivery=str(item.id), reason=reason, exc_info=not foreseen)
+            log.warning("delivery_held", delivery=str(item.id), reason=reason, exc_info=not foreseen)
             return None
         if composed is None or not self._hand_over(item, composed, now=now):
             self._put_back(item, now=now)
@@ -245,9 +245,7 @@ class Lane:
     def _put_back_letter(
         self, connection: Connection, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime
     ) -> None:
-        record = (
-            subscriptions.get_subscription(connection, item.subscription_id) if item.subscription_id else None
-        )
+        record = subscriptions.get_subscription(connection, item.subscription_id) if item.subscription_id else None
         if record is None or record.state is not SubscriptionState.ACTIVE:
             deliveries.withdraw_claimed(connection, item, reason="not wanted any more", now=now)
             return
@@ -256,9 +254,7 @@ class Lane:
             reason = "the step is gone"
         elif is_late(item.due_at, now=now) and self._sending.skip_late:
             reason = "late, and that week passes"
-        elif record.last_letter_at and now - record.last_letter_at < composer.gap_before(
-            edition, reader, item
-        ):
+        elif record.last_letter_at and now - record.last_letter_at < composer.gap_before(edition, reader, item):
             reason = "too soon after the last letter"
         if reason is None:
             # Late outside waking hours; or the lease was lost, and somebody else may have it at once.

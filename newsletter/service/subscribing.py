@@ -211,9 +211,7 @@ class Subscribing:
                 return self._state_of(connection, address, sequence)
             reason = subscriptions.suppression_reason(connection, self._signer.address_hashes(address.key))
             if reason is not None:
-                message = (
-                    f"This address is suppressed ({reason}); only its reader can revive it, through the form."
-                )
+                message = f"This address is suppressed ({reason}); only its reader can revive it, through the form."
                 raise NotAllowed(message)
             reader = subscriptions.find_subscriber(connection, address_key=address.key, lock=True)
             if reader is None:
@@ -235,9 +233,7 @@ class Subscribing:
                 now=now,
                 source=consent,
             )
-            return self._begin(
-                connection, edition, reader, record, start_now=sequence.start is Start.AT_ONCE, now=now
-            )
+            return self._begin(connection, edition, reader, record, start_now=sequence.start is Start.AT_ONCE, now=now)
 
     def confirmation(self, token: str, *, now: datetime) -> ConfirmationView:
         """What the page behind a confirmation link shows. Looking changes nothing.
@@ -248,7 +244,7 @@ class Subscribing:
         """
         with self._database.read() as connection:
             notice, reader, record = self._asked(connection, token, now=now)
-            edition, sequence = self._sequence(connection, record.sequence_key)
+            _, sequence = self._sequence(connection, record.sequence_key)
         slot = _asked_slot(notice, reader)
         return ConfirmationView(
             title=sequence.title,
@@ -340,15 +336,11 @@ class Subscribing:
             subscriptions.set_reader(connection, reader.id, slot=slot, country=country, discreet=discreet)
             if slot != reader.slot:
                 reader = replace(reader, slot=slot)
-                subscriptions.tell(
-                    connection, "slot_changed", subscriber_id=reader.id, now=now, slot=str(slot)
-                )
+                subscriptions.tell(connection, "slot_changed", subscriber_id=reader.id, now=now, slot=str(slot))
                 deliveries.withdraw(connection, subscriber_id=reader.id, reason="another slot", now=now)
                 self._retime(connection, reader, now=now)
 
-    def pause(
-        self, token: str, *, weeks: int | None = None, until: date | None = None, now: datetime
-    ) -> None:
+    def pause(self, token: str, *, weeks: int | None = None, until: date | None = None, now: datetime) -> None:
         """Hold all of a reader's sequences for some weeks or until a local date.
 
         Raises:
@@ -364,9 +356,7 @@ class Subscribing:
                 until = today + timedelta(weeks=weeks)
             self.pause_reader(connection, reader, until=until, now=now)
 
-    def pause_reader(
-        self, connection: Connection, reader: Subscriber, *, until: date | None, now: datetime
-    ) -> None:
+    def pause_reader(self, connection: Connection, reader: Subscriber, *, until: date | None, now: datetime) -> None:
         """Hold all of a locked reader's sequences until a local date, or with None until they are resumed.
 
         Raises:
@@ -420,9 +410,7 @@ class Subscribing:
             if edition is not None:
                 self._move_on(connection, edition, reader, active, now=now)
         if paused:
-            subscriptions.tell(
-                connection, "resumed", subscriber_id=reader.id, now=now, reason="the reader's wish"
-            )
+            subscriptions.tell(connection, "resumed", subscriber_id=reader.id, now=now, reason="the reader's wish")
         return bool(paused)
 
     # Going
@@ -439,9 +427,7 @@ class Subscribing:
             edition = self._editions.live(connection)
             records = [] if reader is None else subscriptions.subscriptions_of(connection, reader.id)
         staying = [item for item in records if _is_open(item)]
-        sequence = (
-            None if edition is None or record is None else edition.revision.sequence(record.sequence_key)
-        )
+        sequence = None if edition is None or record is None else edition.revision.sequence(record.sequence_key)
         return LeavingView(
             title=None if sequence is None else sequence.title,
             several=len(staying) > 1,
@@ -543,9 +529,7 @@ class Subscribing:
         )  # fmt: skip
         moved = self._move_on(connection, edition, reader, begun, now=now)
         if start_now and moved.state is State.ACTIVE and record.last_letter_at is None:
-            subscriptions.save_subscription(
-                connection, moved, replace(moved, next_due_at=now, due_rule="at_once")
-            )
+            subscriptions.save_subscription(connection, moved, replace(moved, next_due_at=now, due_rule="at_once"))
         return moved.state
 
     def _move_on(
@@ -600,9 +584,7 @@ class Subscribing:
         self, connection: Connection, identifier: UUID, *, lock: bool = False
     ) -> tuple[Subscriber | None, Subscription | None]:
         record = subscriptions.get_subscription(connection, identifier)
-        reader = subscriptions.get_subscriber(
-            connection, record.subscriber_id if record else identifier, lock=lock
-        )
+        reader = subscriptions.get_subscriber(connection, record.subscriber_id if record else identifier, lock=lock)
         return reader, record
 
     def _sequence(self, connection: Connection, key: str | None) -> tuple[Edition, Sequence]:
@@ -617,16 +599,10 @@ class Subscribing:
 
     def _state_of(self, connection: Connection, address: Address, sequence: Sequence) -> State:
         reader = subscriptions.find_subscriber(connection, address_key=address.key)
-        record = (
-            None
-            if reader is None
-            else _find(subscriptions.subscriptions_of(connection, reader.id), sequence.key)
-        )
+        record = None if reader is None else _find(subscriptions.subscriptions_of(connection, reader.id), sequence.key)
         return State.PENDING if record is None else record.state
 
-    def _view(
-        self, connection: Connection, edition: Edition | None, record: Subscription
-    ) -> SubscriptionView:
+    def _view(self, connection: Connection, edition: Edition | None, record: Subscription) -> SubscriptionView:
         sequence = None if edition is None else edition.revision.sequence(record.sequence_key)
         place = subscriptions.places(connection, [record])[record.id]
         endless = sequence is not None and _is_endless(sequence)
@@ -724,7 +700,5 @@ def _apply_choices(connection: Connection, notice: Delivery, reader: Subscriber)
         country=payload.get("country", reader.country),
         discreet=payload.get("discreet", reader.discreet),
     )
-    subscriptions.set_reader(
-        connection, reader.id, slot=chosen.slot, country=chosen.country, discreet=chosen.discreet
-    )
+    subscriptions.set_reader(connection, reader.id, slot=chosen.slot, country=chosen.country, discreet=chosen.discreet)
     return chosen

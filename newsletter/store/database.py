@@ -136,9 +136,7 @@ def _parse_url(text_url: str) -> URL:
     try:
         url = make_url(text_url)
     except ArgumentError as error:
-        message = (
-            "NEWSLETTER_DATABASE_URL is no database address; write sqlite:///newsletter.db or postgresql://…"
-        )
+        message = "NEWSLETTER_DATABASE_URL is no database address; write sqlite:///newsletter.db or postgresql://…"
         raise SettingsError(message) from error
     match url.get_backend_name():
         case "sqlite":
@@ -146,9 +144,7 @@ def _parse_url(text_url: str) -> URL:
         case "postgresql" | "postgres":
             return url.set(drivername="postgresql+psycopg")
         case other:
-            message = (
-                f"NEWSLETTER_DATABASE_URL: {other} is not supported; write sqlite:///… or postgresql://…"
-            )
+            message = f"NEWSLETTER_DATABASE_URL: {other} is not supported; write sqlite:///… or postgresql://…"
             raise SettingsError(message)
 
 

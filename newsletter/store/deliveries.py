@@ -230,9 +230,7 @@ def letter_totals(connection: Connection, subscription_id: UUID) -> int:
     statement = (
         select(func.count())
         .select_from(delivery)
-        .where(
-            delivery.c.subscription_id == subscription_id, delivery.c.kind == Kind.LETTER, delivery.c.received
-        )
+        .where(delivery.c.subscription_id == subscription_id, delivery.c.kind == Kind.LETTER, delivery.c.received)
     )
     return connection.scalar(statement) or 0
 
@@ -243,9 +241,7 @@ def letter_totals(connection: Connection, subscription_id: UUID) -> int:
 def enrol_worker(connection: Connection, identifier: str, *, host: str, lease: timedelta) -> None:
     """Enter a worker with a lease that runs from now, by the database's clock."""
     connection.execute(
-        insert(worker).values(
-            id=identifier, host=host, lease_until=DatabaseNow(lease), started_at=DatabaseNow()
-        )
+        insert(worker).values(id=identifier, host=host, lease_until=DatabaseNow(lease), started_at=DatabaseNow())
     )
 
 
@@ -271,9 +267,7 @@ def other_workers(connection: Connection, identifier: str) -> list[tuple[str, bo
 # The way of a delivery
 
 
-def claim_due(
-    connection: Connection, *, owner: str, letters: bool, now: datetime, limit: int
-) -> list[Delivery]:
+def claim_due(connection: Connection, *, owner: str, letters: bool, now: datetime, limit: int) -> list[Delivery]:
     """Take what is due, letters or what people wait for; nothing while sending is stopped.
 
     The state is repeated in the outer condition: without it two workers were seen to claim the same row on
@@ -307,7 +301,8 @@ def count_due(connection: Connection, *, now: datetime) -> int:
 
 def earliest_try(connection: Connection) -> datetime | None:
     """When the next email that waits may leave; None where none waits."""
-    return connection.scalar(select(func.min(delivery.c.next_try_at)).where(_LEAVING))
+    earliest: datetime | None = connection.scalar(select(func.min(delivery.c.next_try_at)).where(_LEAVING))
+    return earliest
 
 
 def hand_over(
@@ -334,7 +329,7 @@ def hand_over(
     statement = (
         update(delivery)
         .where(
-            _is_ours(item, State.CLAIMED),
+            _is_ours(item, believed),
             lives,
             ~_sending_is_stopped(),
             _wanted(item, now=now, min_gap=min_gap),
@@ -358,9 +353,7 @@ def record_accepted(connection: Connection, item: Delivery, answer: Answer, *, n
     return _close(connection, item, State.SENT, now=now, answer=answer, received=True, sent_at=now)
 
 
-def record_failed(
-    connection: Connection, item: Delivery, answer: Answer, *, reason: str, now: datetime
-) -> bool:
+def record_failed(connection: Connection, item: Delivery, answer: Answer, *, reason: str, now: datetime) -> bool:
     """Refused for good, or its retries are used up. False where the row is no longer ours."""
     return _close(connection, item, State.FAILED, now=now, answer=answer, reason=reason)
 
@@ -380,9 +373,7 @@ def record_deferred(
     return connection.execute(statement).rowcount == 1
 
 
-def hold(
-    connection: Connection, item: Delivery, *, believed: State, reason: str, answer: Answer | None = None
-) -> bool:
+def hold(connection: Connection, item: Delivery, *, believed: State, reason: str, answer: Answer | None = None) -> bool:
     """An operator has to look at it; the reader waits. False where the row is no longer ours in that state."""
     statement = (
         update(delivery)
@@ -432,9 +423,7 @@ def record_doubt(
     return State.UNCERTAIN if repeats else State.HELD
 
 
-def release_claimed(
-    connection: Connection, items: Sequence[Delivery], *, next_try_at: datetime | None = None
-) -> int:
+def release_claimed(connection: Connection, items: Sequence[Delivery], *, next_try_at: datetime | None = None) -> int:
     """Give claimed rows back that were not handed over, to be tried again at once or at `next_try_at`."""
     changes: dict[str, Any] = {"state": _waiting_state(), "owner": None, "epoch": delivery.c.epoch + 1}
     if next_try_at is not None:
@@ -493,9 +482,7 @@ def withdraw(
         if connection.execute(
             update(delivery)
             .where(delivery.c.id == item.id, delivery.c.state.in_(states), ~delivery.c.received)
-            .values(
-                state=State.WITHDRAWN, owner=None, reason=reason, closed_at=now, epoch=delivery.c.epoch + 1
-            )
+            .values(state=State.WITHDRAWN, owner=None, reason=reason, closed_at=now, epoch=delivery.c.epoch + 1)
         ).rowcount
         == 1
     ]
@@ -504,9 +491,7 @@ def withdraw(
 # Rescue
 
 
-def abandoned(
-    connection: Connection, *, dead: Collection[str], silent_for: timedelta, limit: int
-) -> list[Delivery]:
+def abandoned(connection: Connection, *, dead: Collection[str], silent_for: timedelta, limit: int) -> list[Delivery]:
     """What no living worker is at work on.
 
     Claimed rows whose owner is dead, gone or without a lease; rows being handed over whose owner is known dead,
@@ -605,9 +590,7 @@ def empty_old_details(connection: Connection, *, before: datetime) -> int:
     """Forget the replies and hosts of what was closed before an instant; what a reader received stays."""
     chosen = and_(
         delivery.c.closed_at < before,
-        or_(
-            delivery.c.reply_text.is_not(None), delivery.c.host.is_not(None), delivery.c.payload.is_not(None)
-        ),
+        or_(delivery.c.reply_text.is_not(None), delivery.c.host.is_not(None), delivery.c.payload.is_not(None)),
     )
     cleared = {"reply_text": None, "reply_code": None, "host": None, "payload": None}
     return connection.execute(update(delivery).where(chosen).values(cleared)).rowcount
@@ -648,9 +631,7 @@ def _wanted(item: Delivery, *, now: datetime, min_gap: timedelta) -> ColumnEleme
     its_own = subscription.c.id == item.subscription_id
     match item.kind:
         case Kind.LETTER:
-            rested = or_(
-                subscription.c.last_letter_at.is_(None), subscription.c.last_letter_at <= now - min_gap
-            )
+            rested = or_(subscription.c.last_letter_at.is_(None), subscription.c.last_letter_at <= now - min_gap)
             return exists().where(its_own, subscription.c.state == SubscriptionState.ACTIVE, rested)
         case Kind.CONFIRMATION:
             unconfirmed = [SubscriptionState.PENDING, SubscriptionState.LEFT, SubscriptionState.FINISHED]

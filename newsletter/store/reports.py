@@ -25,6 +25,21 @@ from newsletter.store.subscriptions import (
 from newsletter.store.tables import delivery, subscription, worker
 from newsletter.store.types import DatabaseNow
 
+__all__ = [
+    "Delivery",
+    "Dossier",
+    "Event",
+    "SequenceCount",
+    "Status",
+    "Subscriber",
+    "Subscription",
+    "dossier",
+    "find_all",
+    "list_stopped",
+    "sequence_counts",
+    "status",
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
@@ -67,9 +82,7 @@ class Dossier:
 def status(connection: Connection, *, now: datetime) -> Status:
     """Count everything, by state."""
     by_delivery = _counts(connection, select(delivery.c.state, func.count()).group_by(delivery.c.state))
-    by_subscription = _counts(
-        connection, select(subscription.c.state, func.count()).group_by(subscription.c.state)
-    )
+    by_subscription = _counts(connection, select(subscription.c.state, func.count()).group_by(subscription.c.state))
     waiting = delivery.c.state.in_([deliveries.State.PLANNED, deliveries.State.UNCERTAIN])
     due = and_(waiting, delivery.c.next_try_at <= now)
     oldest = connection.scalar(select(func.min(delivery.c.next_try_at)).where(due))
@@ -85,16 +98,6 @@ def status(connection: Connection, *, now: datetime) -> Status:
         possibly_doubled=connection.scalar(doubled) or 0,
         workers=connection.scalar(living) or 0,
     )
-
-
-def next_instant(connection: Connection) -> datetime | None:
-    """The next instant at which anything is due: a letter to be planned, or an email to be tried."""
-    waiting = delivery.c.state.in_([deliveries.State.PLANNED, deliveries.State.UNCERTAIN])
-    candidates = [
-        connection.scalar(select(func.min(subscription.c.next_due_at))),
-        connection.scalar(select(func.min(delivery.c.next_try_at)).where(waiting)),
-    ]
-    return min((instant for instant in candidates if instant is not None), default=None)
 
 
 def sequence_counts(connection: Connection) -> dict[str, SequenceCount]:
@@ -143,4 +146,4 @@ def list_stopped(connection: Connection, *, limit: int) -> list[tuple[Delivery, 
 
 
 def _counts(connection: Connection, statement: Any) -> dict[str, int]:  # noqa: ANN401  (a select of two columns)
-    return {state: count for state, count in connection.execute(statement)}
+    return {row[0]: row[1] for row in connection.execute(statement)}

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, delete, func, insert, select, text, update
 
 from newsletter.domain.progress import Outline
 from newsletter.domain.subscription import State
-from newsletter.store.tables import revision, signing_key, step_name, subscription
 from newsletter.store.statements import insert_or_nothing
+from newsletter.store.tables import revision, signing_key, step_name, subscription
 
 _PUBLISH_LOCK = 0x7075626C  # "publ": one publication at a time
 
@@ -119,9 +119,7 @@ def set_retimed(connection: Connection, number: int, *, now: datetime) -> None:
 def untimed(connection: Connection) -> list[int]:
     """The revisions whose re-timing was not finished, the oldest first."""
     return list(
-        connection.scalars(
-            select(revision.c.number).where(revision.c.retimed_at.is_(None)).order_by(revision.c.number)
-        )
+        connection.scalars(select(revision.c.number).where(revision.c.retimed_at.is_(None)).order_by(revision.c.number))
     )
 
 
@@ -134,9 +132,7 @@ def step_names(connection: Connection) -> dict[tuple[str, str], str]:
 def save_step_names(connection: Connection, names: Mapping[tuple[str, str], str]) -> None:
     """Write which identities step keys stand for from now on."""
     for (sequence_key, name), identity in names.items():
-        connection.execute(
-            delete(step_name).where(step_name.c.sequence_key == sequence_key, step_name.c.name == name)
-        )
+        connection.execute(delete(step_name).where(step_name.c.sequence_key == sequence_key, step_name.c.name == name))
         connection.execute(insert(step_name).values(sequence_key=sequence_key, name=name, identity=identity))
 
 
@@ -164,9 +160,7 @@ def standings(connection: Connection, sequence_keys: Sequence[str]) -> dict[str,
 def note_signing_key(connection: Connection, key_id: str, *, now: datetime) -> None:
     """Remember that links are signed with a key, and when last."""
     if not insert_or_nothing(connection, signing_key, {"key_id": key_id, "last_signed_at": now}):
-        connection.execute(
-            update(signing_key).where(signing_key.c.key_id == key_id).values(last_signed_at=now)
-        )
+        connection.execute(update(signing_key).where(signing_key.c.key_id == key_id).values(last_signed_at=now))
 
 
 def signing_keys(connection: Connection) -> dict[str, datetime]:

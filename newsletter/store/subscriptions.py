@@ -134,9 +134,7 @@ def list_subscribers(
     """A page of subscribers in order of their address key, from behind `after`."""
     statement = select(subscriber).where(subscriber.c.address_key > after)
     if state is not None:
-        in_state = exists().where(
-            subscription.c.subscriber_id == subscriber.c.id, subscription.c.state == state
-        )
+        in_state = exists().where(subscription.c.subscriber_id == subscriber.c.id, subscription.c.state == state)
         statement = statement.where(in_state)
     rows = connection.execute(statement.order_by(subscriber.c.address_key).limit(limit))
     return [_to_subscriber(row) for row in rows]
@@ -208,9 +206,7 @@ def subscriptions_of(connection: Connection, subscriber_id: UUID) -> list[Subscr
     return subscriptions_of_many(connection, [subscriber_id]).get(subscriber_id, [])
 
 
-def subscriptions_of_many(
-    connection: Connection, subscriber_ids: Collection[UUID]
-) -> dict[UUID, list[Subscription]]:
+def subscriptions_of_many(connection: Connection, subscriber_ids: Collection[UUID]) -> dict[UUID, list[Subscription]]:
     """All subscriptions of several subscribers, each one's oldest first."""
     found: dict[UUID, list[Subscription]] = {}
     rows = connection.execute(
@@ -238,7 +234,8 @@ def due_subscribers(connection: Connection, *, now: datetime, limit: int) -> lis
 
 def earliest_due(connection: Connection) -> datetime | None:
     """The next due instant of all subscriptions; None while nothing is due to anybody."""
-    return connection.scalar(select(func.min(subscription.c.next_due_at)))
+    earliest: datetime | None = connection.scalar(select(func.min(subscription.c.next_due_at)))
+    return earliest
 
 
 def followers(
@@ -281,9 +278,7 @@ def leave(connection: Connection, record: Subscription) -> bool:
     state = after(record.state, Action.LEAVE)
     if state is None:
         return False
-    return save_subscription(
-        connection, record, replace(record, state=state, next_due_at=None, due_rule=None)
-    )
+    return save_subscription(connection, record, replace(record, state=state, next_due_at=None, due_rule=None))
 
 
 def places(connection: Connection, subscriptions: Sequence[Subscription]) -> dict[UUID, Place]:
@@ -379,21 +374,15 @@ def lift_suppression(connection: Connection, address_hashes: Iterable[str]) -> N
     connection.execute(delete(suppression).where(suppression.c.address_hash.in_(list(address_hashes))))
 
 
-def notices_since(
-    connection: Connection, address_hashes: Iterable[str], *, since: datetime
-) -> list[datetime]:
+def notices_since(connection: Connection, address_hashes: Iterable[str], *, since: datetime) -> list[datetime]:
     """When mails that are not letters were granted to an address, the oldest first."""
-    statement = select(notice.c.at).where(
-        notice.c.address_hash.in_(list(address_hashes)), notice.c.at > since
-    )
+    statement = select(notice.c.at).where(notice.c.address_hash.in_(list(address_hashes)), notice.c.at > since)
     return list(connection.scalars(statement.order_by(notice.c.at)))
 
 
 def add_notice(connection: Connection, *, address_hash: str, local_date: date, now: datetime) -> bool:
     """Count one mail that is not a letter; False where that date already has one."""
-    return insert_or_nothing(
-        connection, notice, {"address_hash": address_hash, "local_date": local_date, "at": now}
-    )
+    return insert_or_nothing(connection, notice, {"address_hash": address_hash, "local_date": local_date, "at": now})
 
 
 def forget_notices(connection: Connection, *, before: datetime) -> int:
@@ -406,10 +395,7 @@ def unconfirmed_since(connection: Connection, *, before: datetime, limit: int) -
     statement = select(subscription).where(
         subscription.c.state == State.PENDING, subscription.c.created_at < before
     )  # fmt: skip
-    return [
-        _to_subscription(row)
-        for row in connection.execute(statement.order_by(subscription.c.id).limit(limit))
-    ]
+    return [_to_subscription(row) for row in connection.execute(statement.order_by(subscription.c.id).limit(limit))]
 
 
 def erase_subscription(connection: Connection, record: Subscription) -> bool:

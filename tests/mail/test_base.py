@@ -425,6 +425,7 @@ def test_what_stays_here_is_known(url: str) -> None:
         ("smtp://[::1", "broken"),
         ("smtp://[mail.example.org]", "broken|host name"),
         ("smtp://[12345::]", "broken"),
+        ("smtp://[v1.a:b]", "broken"),
         ("smtp://mail.example.org?tls=maybe", "tls"),
         ("smtp://mail.example.org?tls=", "tls"),
         ("smtp://mail.example.org?TLS=never", "option"),

@@ -187,6 +187,30 @@ def test_a_farewell_between_letters_is_not_taken_for_an_answer(
     assert_next_letter_is_unharmed(smtp_server, mailer)
 
 
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("stage", ["rset", "noop"])
+def test_a_connection_that_fails_between_letters_is_replaced(
+    smtp_server: SmtpServer, stage: str, fault: str
+) -> None:
+    smtp_server.script(stage, *FAULTS[fault], times=1)
+    if stage == "rset":
+        smtp_server.script("rcpt", Reply(451, "4.3.0 Later"), times=1)
+    mailer = SmtpMailer(
+        parse_mail_url(smtp_server.url),
+        local_hostname="worker.example",
+        timeouts=QUICK,
+        idle_unchecked=timedelta(0),
+    )
+    mailer.open()
+    mailer.send(build_envelope())
+
+    mailer.open()
+
+    assert smtp_server.connections == 2
+    assert_next_letter_is_unharmed(smtp_server, mailer)
+    mailer.close()
+
+
 # While the body goes out
 
 LARGE = b"A line of the usual length and a little more.\r\n" * 200_000

@@ -77,6 +77,10 @@ def test_any_bytes_at_any_stage(server: SmtpServer, mailer: SmtpMailer, stage: s
         mailer.close()
     server.forget_scripts()
     server.script(stage, Raw(said), Close(), times=1)
+    if stage == "rset":
+        server.script("rcpt", Reply(451, "4.3.0 Later"), times=1)
+        mailer.open()
+        assert mailer.send(build_envelope(0)).outcome is Outcome.DEFERRED
     entered = len(server.ledger)
 
     with contextlib.suppress(RelayUnavailable):

@@ -6,11 +6,15 @@ import smtplib
 import ssl
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.mail.contract import build_envelope
 from tests.support.smtp_server import Close, Delay, Drip, Endless, Hang, Raw, Reply, Reset, SmtpServer
+
+if TYPE_CHECKING:
+    from tests.support.smtp_server import Security, Step
 
 LETTER = build_envelope().content
 
@@ -49,22 +53,23 @@ def test_the_ledger_is_written_before_the_answer(smtp_server: SmtpServer) -> Non
 
 
 @pytest.mark.parametrize(
-    ("steps", "options", "kept"),
+    ("step", "keep", "kept"),
     [
-        ([Reply(250, "Ok")], {}, 1),
-        ([Reply(451, "Later")], {}, 0),
-        ([Reply(554, "Never")], {}, 0),
-        ([Close()], {}, 1),
-        ([Reset()], {}, 1),
-        ([Close()], {"keep": False}, 0),
-        ([Raw(b"what\r\n")], {}, 1),
-        ([Reply(250, "A lie")], {"keep": False}, 0),
+        (Reply(250, "Ok"), None, 1),
+        (Reply(451, "Later"), None, 0),
+        (Reply(554, "Never"), None, 0),
+        (Close(), None, 1),
+        (Reset(), None, 1),
+        (Close(), False, 0),
+        (Raw(b"what\r\n"), None, 1),
+        (Reply(250, "A lie"), False, 0),
+        (Reply(554, "Another lie"), True, 1),
     ],
 )
 def test_the_ledger_holds_what_the_server_is_responsible_for(
-    smtp_server: SmtpServer, steps: list[object], options: dict[str, bool], kept: int
+    smtp_server: SmtpServer, step: Step, keep: bool | None, kept: int
 ) -> None:
-    smtp_server.script("dot", *steps, **options)
+    smtp_server.script("dot", step, keep=keep)
     client = connect(smtp_server)
     try:
         client.sendmail("a@example.org", ["b@example.org"], LETTER)
@@ -103,7 +108,7 @@ def test_an_unknown_stage_is_told(smtp_server: SmtpServer) -> None:
         (Close(), b""),
     ],
 )
-def test_each_step_says_what_it_is_for(smtp_server: SmtpServer, step: object, said: bytes) -> None:
+def test_each_step_says_what_it_is_for(smtp_server: SmtpServer, step: Step, said: bytes) -> None:
     smtp_server.script("noop", step, Close())
     with connect(smtp_server) as client:
         client.send("NOOP\r\n")
@@ -133,7 +138,7 @@ def test_it_hears_every_line(smtp_server: SmtpServer) -> None:
 
 
 @pytest.mark.parametrize("security", ["starttls", "implicit"])
-def test_it_speaks_tls_and_checks_logins(security: str) -> None:
+def test_it_speaks_tls_and_checks_logins(security: Security) -> None:
     with SmtpServer(security=security, users={"maria": "secret"}) as server:
         context = ssl.create_default_context(cafile=str(server.cafile))
         client: smtplib.SMTP

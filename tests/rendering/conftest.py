@@ -108,9 +108,7 @@ def letter_step() -> Step:
 @pytest.fixture
 def note_step() -> Step:
     """A note that puts the help lines where it wants them."""
-    return Step(
-        key="glass", number=1, path="sequences/note/01-glass.md", subject="A small promise", body=NOTE_BODY
-    )
+    return Step(key="glass", number=1, path="sequences/note/01-glass.md", subject="A small promise", body=NOTE_BODY)
 
 
 @pytest.fixture

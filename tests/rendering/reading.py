@@ -21,8 +21,7 @@ class Element:
     @property
     def words(self) -> str:
         text = "".join(
-            child if isinstance(child, str) else "\n" if child.tag == "br" else child.words
-            for child in self.children
+            child if isinstance(child, str) else "\n" if child.tag == "br" else child.words for child in self.children
         )
         return text if self.tag not in {"style", "title"} or self.parent is None else text
 

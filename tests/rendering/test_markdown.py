@@ -192,7 +192,7 @@ class TestHoles:
         assert inert in again.html.source
         assert first.html.source.count("{{") == again.html.source.count("{{") == 1
 
-    @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
     @given(
         parts=st.lists(
             st.sampled_from(
@@ -205,23 +205,40 @@ class TestHoles:
             max_size=14,
         )
     )
-    def test_every_hole_comes_back_and_no_other_appears(self, parts: list[str]) -> None:
-        """Whatever Markdown does to a text, its templates hold the text's holes and no brace besides."""
+    def test_no_hole_appears_that_was_not_written(self, parts: list[str]) -> None:
+        """Whatever Markdown makes of braces, escapes and entities, a template has the text's holes only."""
         source = "".join(parts)
-        whole = re.findall(r"\{\{ letter\.number \}\}|\{\{ 'a\}\}b' \}\}", source)
+        written = {_inside(hole) for hole in HOLE.findall(source)} | {'{{"{"}}'}
         body = read_body(source, site_url="https://e.org", frame=_frame)
-        if "{" in "".join(p for p in parts if len(p) == 1) or "\\" in parts or "#123" in source:
-            return  # neighbours may make other holes or undo them; the next test looks at those
         for template in (body.html.source, body.text.source):
-            found = re.findall(r"\{\{\s*letter\.number \}\}|\{\{\s*'a\}\}b' \}\}", template)
-            assert len(found) >= len(whole) - source.count("](") * 2
+            ours = re.sub(r"\{% (end)?filter[^%]*%\}", "", template)
+            assert {_inside(hole) for hole in HOLE.findall(ours)} <= written
             assert not re.search(r"qz[0-9a-f]{8}n\d+x", template)
 
-    @pytest.mark.parametrize("source", ["\\{{ letter.number }}", "{\\{ letter.number }}", "&#123;{% if %}", "{<!---->{"])
-    def test_braces_that_markdown_makes_are_no_holes(self, source: str) -> None:
+    @pytest.mark.parametrize(
+        ("source", "holes"),
+        [
+            ("{{ letter.number }}", 1),
+            ("\\{{ letter.number }}", 1),
+            ("{\\{ letter.number }}", 0),
+            ("&#123;{ letter.number }}", 0),
+            ("&lbrace;&lbrace; letter.number }}", 0),
+            ("{**{ letter.number }}**", 0),
+        ],
+    )
+    def test_braces_that_markdown_makes_are_no_holes(self, source: str, holes: int) -> None:
         body = read_body(source, site_url="https://e.org", frame=_frame)
-        asked = len(re.findall(r"(?<!\\)\{\{ letter", source)) if source.startswith("{{") else source.count("{{ l")
-        assert body.html.source.count("{{") == asked
+        assert len(re.findall(r"\{\{\s*letter", body.html.source)) == holes
+        assert len(re.findall(r"\{\{\s*letter", body.text.source)) == holes
+
+
+HOLE = re.compile(
+    r"""\{\{(?:[^'"}]|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\}(?!\}))*\}\}|\{%.*?%\}|\{#.*?#\}""", re.DOTALL
+)
+
+
+def _inside(hole: str) -> str:
+    return re.sub(r"\s", "", hole)
 
 
 def _frame(macro: str, **options: object) -> tuple[str, str]:

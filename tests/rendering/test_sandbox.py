@@ -70,10 +70,7 @@ ATTACKS = {
     "a doubling sum": "{% set a = 'aaaaaaaaaa' %}" + "{% set a = a + a %}" * 40 + "{{ a }}",
     "a doubling block": "{% set a %}aaaaaaaaaa{% endset %}" + "{% set a %}{{ a }}{{ a }}{% endset %}" * 40,
     "a loop in a loop in a loop": (
-        "{% set l = (1,2,3,4,5,6,7,8,9,0,1,2,3,4,5,6,7,8,9,0) %}"
-        + "{% for x in l %}" * 12
-        + "x"
-        + "{% endfor %}" * 12
+        "{% set l = (1,2,3,4,5,6,7,8,9,0,1,2,3,4,5,6,7,8,9,0) %}" + "{% for x in l %}" * 12 + "x" + "{% endfor %}" * 12
     ),
     "a macro without end": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
     "a macro that doubles": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",

@@ -81,9 +81,7 @@ class TestALetterOfASeries:
             (True, "You can reply; a person reads it within three days. It is not for emergencies."),
             (False, "Nobody reads replies."),
         ):
-            typesetter = Typesetter(
-                revision, replace(site, replies_read=read), shipped_templates=SHIPPED_TEMPLATES
-            )
+            typesetter = Typesetter(revision, replace(site, replies_read=read), shipped_templates=SHIPPED_TEMPLATES)
             letter = typesetter.letter(series, letter_step, facts())
             assert line in Page(letter.html).body_words
             assert line in " ".join(letter.text.split())
@@ -255,7 +253,7 @@ class TestNotices:
 
 
 class TestWhatComesFromOutside:
-    NASTY = "<script>alert(1)</script> & \"quotes\" {{ 7 * 7 }} {% if %} *stars* [x](javascript:1)"
+    NASTY = '<script>alert(1)</script> & "quotes" {{ 7 * 7 }} {% if %} *stars* [x](javascript:1)'
 
     def test_library_texts_are_words_and_nothing_else(
         self, typesetter: Typesetter, series: Sequence, letter_step: Step, facts: Callable[..., LetterFacts]

@@ -115,7 +115,17 @@ def test_malformed_multipart_forms_are_refused(client: TestClient, body: bytes, 
 
 
 def test_a_long_body_is_refused_by_its_announced_length(client: TestClient) -> None:
+    """Not a byte of it is read."""
+
+    async def never() -> Message:
+        pytest.fail("it was read")
+
     assert client.post("/", content=b"a" * (MAX_BODY_BYTES + 1)).status_code == 413
+    length = str(MAX_BODY_BYTES + 1).encode()
+    request = Request({"type": "http", "headers": [(b"content-length", length)]}, never)
+    with start_blocking_portal() as portal, pytest.raises(HTTPException) as refused:
+        portal.call(read_form, request)
+    assert refused.value.status_code == 413
 
 
 def test_a_long_body_is_refused_while_it_streams() -> None:

@@ -47,8 +47,16 @@ def test_every_answer_carries_the_headers_unless_it_says_otherwise() -> None:
 
 
 def test_head_is_get_without_a_body() -> None:
-    answer = TestClient(Shield(answers, on_failure=sorry)).head("/")
-    assert (answer.status_code, answer.content, answer.headers["content-length"]) == (200, b"", "4")
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "HEAD", "headers": []}
+    with start_blocking_portal() as portal:
+        portal.call(Shield(answers, on_failure=sorry), scope, None, send)
+    assert dict(sent[0]["headers"])[b"content-length"] == b"4"
+    assert [message["body"] for message in sent[1:]] == [b""]
 
 
 def test_a_failure_is_answered_with_headers_and_logged_without_its_words() -> None:

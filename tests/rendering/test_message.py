@@ -1,0 +1,324 @@
+"""The bytes of an email, read back by the standard library."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from email import message_from_bytes, policy
+from email.headerregistry import Address
+from email.message import EmailMessage
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from newsletter.errors import RenderError
+from newsletter.rendering.facts import Rendered
+from newsletter.rendering.message import MessageHeaders, compose, message_id_for, quoted_printable
+from newsletter.rendering.plates import PLACEHOLDERS, Pattern, Plate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from newsletter.domain.sequence import Sequence, Step
+    from newsletter.rendering.facts import LetterFacts
+    from newsletter.rendering.typesetting import Typesetter
+
+DELIVERY = UUID("018f3c2e-7a4b-7c1d-9e2f-0a1b2c3d4e5f")
+LONG_URL = "https://letters.example.org/unsubscribe/" + "kQ7xZm9vYmFy-_" * 15
+LETTER = Rendered(
+    subject="Three small habits",
+    html="<!DOCTYPE html>\n<p>Grüße — fine</p>\n",
+    text="Grüße — fine\n",
+    from_name="Joan",
+    reply_to=None,
+)
+HEADERS = MessageHeaders(
+    from_name="Joan",
+    from_address="letters@example.org",
+    to="maria@example.com",
+    reply_to="desk@example.org",
+    date=datetime(2026, 3, 12, 8, 0, tzinfo=timezone(timedelta(hours=1))),
+    message_id=message_id_for(DELIVERY, "letters.example.org"),
+    list_id="k3f9.letters.example.org",
+    unsubscribe_url=LONG_URL,
+    unsubscribe_mailto="mailto:leave+abc@example.org?subject=unsubscribe",
+    feedback_id="r7:l:k3f9:letters",
+)
+
+# Everything that a header may say: no controls, no halves of surrogate pairs, no line separators.
+SPEAKABLE = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=120)
+
+
+def read(content: bytes, *, utf8: bool = False) -> EmailMessage:
+    message = message_from_bytes(content, policy=policy.SMTPUTF8 if utf8 else policy.default)
+    assert isinstance(message, EmailMessage)
+    return message
+
+
+def faults(message: EmailMessage) -> list[object]:
+    found = list(message.defects)
+    for part in message.walk():
+        found += part.defects
+        found += [defect for value in part.values() for defect in value.defects]
+    return found
+
+
+class TestAWholeMessage:
+    def test_it_reads_back_as_it_was_meant(self) -> None:
+        message = read(compose(LETTER, HEADERS))
+        assert faults(message) == []
+        assert message["From"] == "Joan <letters@example.org>"
+        assert message["To"] == "maria@example.com"
+        assert message["Reply-To"] == "desk@example.org"
+        assert message["Subject"] == "Three small habits"
+        assert message["Date"].datetime == HEADERS.date
+        assert message["Date"] == "Thu, 12 Mar 2026 08:00:00 +0100"
+        assert message["Auto-Submitted"] == "auto-generated"
+        assert message["MIME-Version"] == "1.0"
+        text, html = message.iter_parts()
+        assert (text.get_content_type(), html.get_content_type()) == ("text/plain", "text/html")
+        assert text.get_content() == LETTER.text
+        assert html.get_content() == LETTER.html
+        assert message.get_content_type() == "multipart/alternative"
+
+    def test_each_header_stands_there_once(self) -> None:
+        names = [name.casefold() for name in read(compose(LETTER, HEADERS)).keys()]
+        assert len(names) == len(set(names))
+
+    def test_what_a_letter_says_about_its_list(self) -> None:
+        """https first; the one-click header beside it; identifiers that name nobody."""
+        message = read(compose(LETTER, HEADERS))
+        assert message["List-Id"] == "<k3f9.letters.example.org>"
+        assert message["List-Unsubscribe"] == f"<{LONG_URL}>, <{HEADERS.unsubscribe_mailto}>"
+        assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+        assert message["Feedback-ID"] == "r7:l:k3f9:letters"
+        assert message["Precedence"] == "bulk"
+
+    def test_a_notice_says_nothing_about_a_list(self) -> None:
+        plain = replace(HEADERS, list_id=None, unsubscribe_url=None, unsubscribe_mailto=None, feedback_id=None)
+        message = read(compose(LETTER, plain))
+        assert not [name for name in message if name.startswith(("List-", "Feedback", "Precedence"))]
+        assert message["Auto-Submitted"] == "auto-generated"
+
+    def test_a_url_or_id_is_never_folded_or_encoded(self) -> None:
+        """The standard library does both to a URL of 200 characters; hence our own writing."""
+        content = compose(LETTER, HEADERS)
+        for whole in (f"<{LONG_URL}>", "<k3f9.letters.example.org>", HEADERS.message_id):
+            assert whole.encode() in content
+        theirs = EmailMessage(policy=policy.SMTP)
+        theirs["List-Unsubscribe"] = f"<{LONG_URL}>"
+        assert b"=?utf-8?q?" in theirs.as_bytes(), "their trap is gone; EmailMessage may do"
+
+    def test_the_same_letter_is_the_same_bytes(self) -> None:
+        assert compose(LETTER, HEADERS) == compose(LETTER, HEADERS)
+
+    def test_lines_end_in_crlf_and_are_short_and_seven_bit(self) -> None:
+        content = compose(replace(LETTER, html="ü" * 5000 + "\r" + "x" * 5000), HEADERS)
+        assert re.search(rb"(?<!\r)\n|\r(?!\n)", content) is None
+        assert max(content) < 128
+        head, _, body = content.partition(b"\r\n\r\n")
+        assert all(len(line) <= 998 for line in head.split(b"\r\n"))
+        assert all(len(line) <= 76 for line in body.split(b"\r\n"))
+
+    def test_the_boundary_is_in_no_body(self) -> None:
+        content = compose(LETTER, HEADERS)
+        boundary = re.search(rb'boundary="([^"]+)"', content)
+        assert boundary
+        hostile = replace(LETTER, text=f"--{boundary.group(1).decode()}--\n", html=LETTER.html)
+        text, html = read(compose(hostile, HEADERS)).iter_parts()
+        assert text.get_content() == hostile.text
+        assert html.get_content() == hostile.html
+
+
+class TestNamesAndSubjects:
+    @given(subject=SPEAKABLE, name=SPEAKABLE)
+    def test_whatever_they_say_is_read_back(self, subject: str, name: str) -> None:
+        content = compose(replace(LETTER, subject=subject), replace(HEADERS, from_name=name))
+        message = read(content)
+        assert faults(message) == []
+        assert message["Subject"] == subject.strip(" ")
+        (sender,) = message["From"].addresses
+        assert sender.addr_spec == "letters@example.org"
+        assert sender.display_name == name.strip(" ")
+        assert all(len(line) <= 76 or b" " not in line for line in content.split(b"\r\n\r\n")[0].split(b"\r\n")[:4])
+
+    @pytest.mark.parametrize(
+        ("name", "line"),
+        [
+            ("Joan", "From: Joan <letters@example.org>"),
+            ("The Steady Page", "From: The Steady Page <letters@example.org>"),
+            ("O'Neill, Joan", 'From: "O\'Neill, Joan" <letters@example.org>'),
+            ('Joan "J" \\ B', 'From: "Joan \\"J\\" \\\\ B" <letters@example.org>'),
+            ("Zoë", "From: =?utf-8?q?Zo=C3=AB?= <letters@example.org>"),
+            ("=?utf-8?q?x?=", "From: =?utf-8?q?=3D=3Futf-8=3Fq=3Fx=3F=3D?= <letters@example.org>"),
+            ("", "From: letters@example.org"),
+        ],
+    )
+    def test_how_a_sender_is_written(self, name: str, line: str) -> None:
+        assert f"{line}\r\n".encode() in compose(LETTER, replace(HEADERS, from_name=name))
+
+    @pytest.mark.parametrize("character", ["\n", "\r", "\r\n", "\0", "\x1b", "\x85", "\u2028", "\ud800"])
+    def test_a_line_break_or_control_is_refused(self, character: str) -> None:
+        """Nothing can begin a header of its own."""
+        for value in (f"a{character}Bcc: x@example.org", f"a{character}"):
+            with pytest.raises(RenderError, match="Subject"):
+                compose(replace(LETTER, subject=value), HEADERS)
+            with pytest.raises(RenderError, match="From"):
+                compose(LETTER, replace(HEADERS, from_name=value))
+
+    def test_a_subject_of_one_endless_word(self) -> None:
+        message = read(compose(replace(LETTER, subject="x" * 3000), HEADERS))
+        assert message["Subject"] == "x" * 3000
+        assert faults(message) == []
+
+
+class TestAddressesAndUrls:
+    @pytest.mark.parametrize("field", ["from_address", "to", "reply_to"])
+    @pytest.mark.parametrize(
+        "value",
+        [
+            *("a@b.org\r\nBcc: c@d.org", "a@b.org, c@d.org", "A <a@b.org>", "a b@c.org", "a@b.org\n", "", "a"),
+            *("a@", "@b.org", '"a"@b.org', "a@b.org (c)", "a\0@b.org", "a@b@c.org", "ä@b.org", "a@bücher.org"),
+        ],
+    )
+    def test_anything_but_one_plain_address_is_refused(self, field: str, value: str) -> None:
+        with pytest.raises(RenderError):
+            compose(LETTER, replace(HEADERS, **{field: value}))
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("unsubscribe_url", "https://e.org/\r\nX: y"),
+            ("unsubscribe_url", "https://e.org/>, <https://evil.example.org/"),
+            ("unsubscribe_url", "https://e.org/a b"),
+            ("unsubscribe_url", "mailto:a@b.org"),
+            ("unsubscribe_mailto", "https://e.org/"),
+            ("message_id", "<a b@c>"),
+            ("message_id", "a@c"),
+            ("message_id", "<a@c>\r\nX: y"),
+            ("list_id", "Nine letters on trust <a.example.org>"),
+            ("list_id", "a\r\nX: y"),
+            ("feedback_id", "a\nb"),
+        ],
+    )
+    def test_an_identifier_that_is_none_is_refused(self, field: str, value: str) -> None:
+        with pytest.raises(RenderError):
+            compose(LETTER, replace(HEADERS, **{field: value}))
+
+    def test_a_refusal_does_not_repeat_what_it_refused(self) -> None:
+        """An error may end in a log, and a log holds no address and no token."""
+        for field, value in (("to", "maria@exa mple.com"), ("unsubscribe_url", "https://e.org/SECRET TOKEN")):
+            with pytest.raises(RenderError) as raised:
+                compose(LETTER, replace(HEADERS, **{field: value}))
+            assert value not in str(raised.value)
+            assert "maria" not in str(raised.value)
+            assert "SECRET" not in str(raised.value)
+
+    def test_an_address_in_other_letters_needs_smtputf8(self) -> None:
+        headers = replace(HEADERS, to="jürgen@xn--bcher-kva.example")
+        with pytest.raises(RenderError, match="SMTPUTF8"):
+            compose(LETTER, headers)
+        message = read(compose(LETTER, headers, smtputf8=True), utf8=True)
+        assert message["To"].addresses == (Address("", "jürgen", "xn--bcher-kva.example"),)
+        assert faults(message) == []
+
+    def test_a_url_that_is_too_long_for_a_line_is_refused(self) -> None:
+        with pytest.raises(RenderError, match="List-Unsubscribe header is too long"):
+            compose(LETTER, replace(HEADERS, unsubscribe_url="https://e.org/" + "x" * 1000))
+
+    def test_a_date_without_an_offset_is_refused(self) -> None:
+        with pytest.raises(RenderError, match="offset"):
+            compose(LETTER, replace(HEADERS, date=datetime(2026, 3, 12)))  # noqa: DTZ001 (the thing under test)
+
+    @given(token=st.from_regex(r"[A-Za-z0-9_-]{0,300}", fullmatch=True))
+    def test_every_link_of_ours_is_read_back(self, token: str) -> None:
+        url = f"https://letters.example.org/unsubscribe/{token}"
+        headers = replace(HEADERS, unsubscribe_url=url, unsubscribe_mailto=None)
+        message = read(compose(LETTER, headers))
+        assert message["List-Unsubscribe"] == f"<{url}>"
+        assert faults(message) == []
+
+
+class TestMessageId:
+    def test_it_is_the_same_for_each_attempt_and_tells_nothing(self) -> None:
+        one = message_id_for(DELIVERY, "letters.example.org")
+        assert one == message_id_for(UUID(str(DELIVERY)), "letters.example.org")
+        assert re.fullmatch(r"<[a-z2-7]{26}@letters\.example\.org>", one)
+        assert one != message_id_for(UUID(int=DELIVERY.int + 1), "letters.example.org")
+        assert DELIVERY.hex[:6] not in one
+
+
+class TestQuotedPrintable:
+    @given(text=st.text(st.characters(exclude_categories=("Cs",)), max_size=400))
+    def test_every_text_is_read_back(self, text: str) -> None:
+        encoded = quoted_printable(text)
+        assert all(len(line) <= 76 for line in encoded.split(b"\r\n"))
+        assert re.search(rb"(?<!\r)\n|\r(?!\n)", encoded) is None
+        message = read(
+            b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n" + encoded
+        )
+        unified = text.replace("\r\n", "\n").replace("\r", "\n")
+        payload = message.get_payload(decode=True)
+        assert isinstance(payload, bytes)
+        assert payload.decode().replace("\r\n", "\n") == unified
+
+    def test_half_a_character_is_refused(self) -> None:
+        with pytest.raises(RenderError, match="no character"):
+            quoted_printable("a\ud83d")
+
+
+class TestPlates:
+    """A letter finished for many readers, with one reader's links put into it."""
+
+    PIECES = st.lists(
+        st.one_of(
+            st.sampled_from([PLACEHOLDERS.pause, PLACEHOLDERS.unsubscribe, "\n", " ", ".", "=", "x" * 75, "é" * 30]),
+            st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r"), max_size=90),
+        ),
+        max_size=8,
+    )
+
+    @given(pieces=PIECES, url=st.from_regex(r"https://e\.org/[A-Za-z0-9_=-]{0,160}", fullmatch=True))
+    def test_the_encoded_part_is_the_part(self, pieces: list[str], url: str) -> None:
+        pattern = Pattern.of("".join(pieces))
+        values = dict.fromkeys(("unsubscribe", "preferences", "pause", "too_much"), url)
+        plain = pattern.filled(values)
+        assert plain == "".join(pieces).replace(PLACEHOLDERS.pause, url).replace(PLACEHOLDERS.unsubscribe, url)
+        letter = replace(LETTER, text="".join(pieces))
+        links = replace(PLACEHOLDERS, pause=url, unsubscribe=url)
+        printed = Plate.of(letter).printed(links)
+        assert printed.encoded_text is not None
+        content = compose(printed, HEADERS)
+        body = content.partition(b"\r\n\r\n")[2]
+        assert all(len(line) <= 76 for line in body.split(b"\r\n"))
+        text, _ = read(content).iter_parts()
+        payload = text.get_payload(decode=True)
+        assert isinstance(payload, bytes)
+        assert payload.decode().replace("\r\n", "\n") == plain
+
+    def test_a_real_letter_is_the_same_with_and_without(
+        self, typesetter: Typesetter, series: Sequence, letter_step: Step, facts: Callable[..., LetterFacts]
+    ) -> None:
+        printed = typesetter.letter(series, letter_step, facts())
+        assert printed.encoded_html is not None
+        slow = replace(printed, encoded_html=None, encoded_text=None)
+        one, other = read(compose(printed, HEADERS)), read(compose(slow, HEADERS))
+        assert [part.get_content() for part in one.iter_parts()] == [part.get_content() for part in other.iter_parts()]
+        assert [part.get_content() for part in one.iter_parts()] == [printed.text, printed.html]
+
+    def test_links_with_characters_that_html_escapes(self) -> None:
+        letter = replace(LETTER, html=f'<a href="{PLACEHOLDERS.pause}">x</a>', text=PLACEHOLDERS.pause)
+        printed = Plate.of(letter).printed(replace(PLACEHOLDERS, pause="https://e.org/?a=1&b=\"'<"))
+        assert printed.html == '<a href="https://e.org/?a=1&amp;b=&#34;&#39;&lt;">x</a>'
+        text, html = read(compose(printed, HEADERS)).iter_parts()
+        assert html.get_content().strip() == printed.html
+        assert text.get_content().strip() == printed.text
+
+
+def test_the_date_is_written_with_its_own_offset() -> None:
+    headers = replace(HEADERS, date=datetime(2026, 1, 1, tzinfo=UTC))
+    assert read(compose(LETTER, headers))["Date"] == "Thu, 01 Jan 2026 00:00:00 +0000"
