@@ -69,11 +69,11 @@ class Settings(BaseSettings):
                                       hide_input_in_errors=True)  # fmt: skip
 
     database_url: str = Field(
-        "sqlite:///newsletter.db", description="sqlite:///file or postgresql://user:password@host/name"
+        "sqlite:///newsletter.db", description="the database: sqlite:///file or postgresql://user:password@host/name"
     )
     mail_url: SecretStr = Field(
         SecretStr("maildir:./mail"),
-        description="smtp://user:password@host:587, smtps://… or maildir:./folder",
+        description="where mail goes: smtp://user:password@host:587, smtps://… or maildir:./folder",
     )
     base_url: str = Field(
         "http://127.0.0.1:8000", description="where readers reach the site; every link begins with it"
@@ -235,6 +235,10 @@ class Settings(BaseSettings):
             )
         if self.has_weak_key:
             faults.append("NEWSLETTER_SECRET_KEY is the default or too short; " + _MAKE_A_KEY)
+        if not self.base_url.startswith("https://"):
+            faults.append("NEWSLETTER_BASE_URL is not https; links in letters are for their readers' eyes alone")
+        if self.sender.domain.endswith(("example.org", "example.com", "example.net")):
+            faults.append("NEWSLETTER_FROM is an example; write the name and address of whoever writes the letters")
         if self.clock is not None:
             faults.append(
                 "NEWSLETTER_CLOCK is for rehearsals; unset it, or send to a maildir or a server on this machine"

@@ -57,9 +57,7 @@ def only_id(app: App, table_name: str, **wanted: object) -> UUID:
 
 def confirm_token(app: App, *, expires_at: datetime | None = None) -> str:
     """The token in the only confirmation mail."""
-    return app.signer.sign(
-        Purpose.CONFIRM, only_id(app, "delivery", kind="confirmation"), expires_at=expires_at
-    )
+    return app.signer.sign(Purpose.CONFIRM, only_id(app, "delivery", kind="confirmation"), expires_at=expires_at)
 
 
 def preferences_token(app: App) -> str:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
 from newsletter.web.forms import MAX_BODY_BYTES, MAX_FIELDS, MAX_VALUE_LENGTH, read_form
-from newsletter.web.public import PostedForm  # noqa: TC001  (FastAPI reads it)
+from newsletter.web.public import PostedForm
 
 if TYPE_CHECKING:
     from starlette.types import Message

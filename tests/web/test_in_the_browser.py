@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from newsletter.web.app import create_app
-from newsletter.web.server import make_server
+from newsletter.web.server import SiteThread
 from tests.web.journey import FORM, confirm_token, leave_token, preferences_token, states
 
 if TYPE_CHECKING:
@@ -67,16 +65,11 @@ SMALL_TARGETS = """
 @pytest.fixture
 def address(app: App) -> Iterator[str]:
     """Where the real site is served; nothing that anybody logs meanwhile may name a reader or hold a link."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = make_server(create_app(app), host="127.0.0.1", port=0)
+    site = SiteThread(create_app(app), host="127.0.0.1", port=0)
     with overheard() as lines:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+        site.start()
+        yield f"http://127.0.0.1:{site.port}"
+        site.stop()
     logged = "\n".join(lines)
     assert "maria" not in logged
     assert app.signer.key_id not in logged
@@ -177,9 +170,7 @@ def visit_every_page(page: Page, app: App) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_page_fits_every_screen_and_can_be_read_and_pressed(
-    opened: Opened, app: App, scheme: str
-) -> None:
+def test_every_page_fits_every_screen_and_can_be_read_and_pressed(opened: Opened, app: App, scheme: str) -> None:
     """No sideways scrolling from 320 px on, contrast of 4.5 at least, targets of 44 px, one heading."""
     page = opened.page(color_scheme=scheme)
     faults = []
@@ -254,9 +245,7 @@ def test_the_journey_works_with_the_keyboard_alone(opened: Opened, app: App) -> 
         ("Etc/UTC", "Europe/London", "GB"),  # what a browser says that would rather not tell
     ],
 )
-def test_the_zone_is_guessed_and_the_country_with_it(
-    opened: Opened, guessed: str, zone: str, country: str
-) -> None:
+def test_the_zone_is_guessed_and_the_country_with_it(opened: Opened, guessed: str, zone: str, country: str) -> None:
     page = opened.page(timezone_id=guessed)
     page.goto("/")
     assert page.input_value("#timezone") == zone

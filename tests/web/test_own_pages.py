@@ -84,9 +84,7 @@ def test_an_empty_post_confirms(client: TestClient, app: App, asked: str) -> Non
     assert states(app) == {"trust": "active"}
 
 
-def test_confirming_twice_changes_nothing_more_and_the_page_says_so(
-    client: TestClient, app: App, asked: str
-) -> None:
+def test_confirming_twice_changes_nothing_more_and_the_page_says_so(client: TestClient, app: App, asked: str) -> None:
     client.post(asked, data={"start": "slot"})
     before = everything(app)
     again = client.post(asked, data={"start": "now"}, follow_redirects=False)
@@ -103,9 +101,7 @@ def test_a_beginning_that_cannot_be_is_refused(client: TestClient, app: App, ask
     assert (answer.status_code, everything(app)) == (422, before)
 
 
-def test_a_confirmation_link_ends_after_seven_days(
-    client: TestClient, app: App, clock: FixedClock, asked: str
-) -> None:
+def test_a_confirmation_link_ends_after_seven_days(client: TestClient, app: App, clock: FixedClock, asked: str) -> None:
     clock.set(clock.now() + timedelta(days=7))
     before = everything(app)
     for answer in (client.get(asked), client.post(asked)):
@@ -192,9 +188,7 @@ def test_a_wish_that_cannot_be_is_explained_beside_its_field(
 
 
 @pytest.mark.parametrize("form", [{}, {"action": ""}, {"action": "erase"}, {"action": "SAVE"}])
-def test_an_unknown_wish_changes_nothing(
-    client: TestClient, app: App, own_page: str, form: dict[str, str]
-) -> None:
+def test_an_unknown_wish_changes_nothing(client: TestClient, app: App, own_page: str, form: dict[str, str]) -> None:
     before = everything(app)
     page = client.post(own_page, data=form)
     assert page.status_code == 422
@@ -207,9 +201,7 @@ def test_the_page_never_shows_the_address(client: TestClient, app: App, own_page
         assert "maria" not in client.get(path).text
 
 
-def test_after_leaving_the_page_says_so_and_offers_no_pause(
-    client: TestClient, app: App, own_page: str
-) -> None:
+def test_after_leaving_the_page_says_so_and_offers_no_pause(client: TestClient, app: App, own_page: str) -> None:
     client.post(f"/unsubscribe/{leave_token(app)}")
     words = text_of(client.get(own_page).text)
     assert "You are off the list" in words
@@ -252,9 +244,7 @@ def test_the_leave_page_asks_nothing_and_offers_the_pause_once_before(
     ],
     ids=str,
 )
-def test_one_click_leaves_at_once(
-    client: TestClient, app: App, own_page: str, body: bytes, kind: str | None
-) -> None:
+def test_one_click_leaves_at_once(client: TestClient, app: App, own_page: str, body: bytes, kind: str | None) -> None:
     """RFC 8058: 200, no redirect, no cookie; the second time as well."""
     headers = {} if kind is None else {"content-type": kind}
     link = f"/unsubscribe/{leave_token(app)}"
@@ -290,9 +280,7 @@ def test_leaving_works_years_later(client: TestClient, app: App, clock: FixedClo
     assert client.post(f"/unsubscribe/{leave_token(app)}").status_code == 200
 
 
-def test_one_of_several_can_be_left_alone(
-    client: TestClient, app: App, clock: FixedClock, own_page: str
-) -> None:
+def test_one_of_several_can_be_left_alone(client: TestClient, app: App, clock: FixedClock, own_page: str) -> None:
     clock.set(clock.now() + timedelta(days=2))
     client.post("/subscribe", data=FORM | {"sequence": "weekly-encouragement"})
     sequence = only_id(app, "subscription", sequence_key="weekly-encouragement")
@@ -333,9 +321,7 @@ def test_a_malformed_leaving_is_refused_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
-def test_opening_links_changes_nothing_however_often(
-    client: TestClient, app: App, own_page: str, method: str
-) -> None:
+def test_opening_links_changes_nothing_however_often(client: TestClient, app: App, own_page: str, method: str) -> None:
     """Scanners open every link of every mail, in any way they like."""
     client.post("/subscribe", data=FORM | {"email": "jo@example.org"})
     leaving = app.signer.sign(Purpose.UNSUBSCRIBE, only_id(app, "subscription", state="active"))
@@ -344,9 +330,7 @@ def test_opening_links_changes_nothing_however_often(
     links = ["/", "/subscribe", "/too-much", own_page, f"/unsubscribe/{leaving}", f"/confirm/{confirming}"]
     before = everything(app)
     for link in links * 20:
-        answer = client.request(
-            method, link, params={"start": "now", "scope": "sequence", "action": "resume"}
-        )
+        answer = client.request(method, link, params={"start": "now", "scope": "sequence", "action": "resume"})
         assert answer.status_code in {200, 204, 405}
     assert everything(app) == before
 
@@ -371,9 +355,7 @@ def test_a_forged_link_opens_nothing_and_helps(
     assert everything(app) == before
 
 
-def test_links_that_were_called_off_are_gone_and_leaving_is_not(
-    client: TestClient, app: App, own_page: str
-) -> None:
+def test_links_that_were_called_off_are_gone_and_leaving_is_not(client: TestClient, app: App, own_page: str) -> None:
     older = app.signer.sign(Purpose.PREFERENCES, only_id(app, "subscriber"), generation=0)
     assert client.get(f"/preferences/{older}").status_code == 410
     assert client.get(f"/unsubscribe/{leave_token(app)}").status_code == 200

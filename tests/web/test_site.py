@@ -75,9 +75,7 @@ def test_pages_have_a_way_out_and_titles_that_tell_nothing(
         assert not re.search(r"trust|heal|encourage|trauma|newsletter|exampleton", title[1], re.IGNORECASE)
 
 
-def test_head_answers_as_get_does_without_a_body(
-    client: TestClient, paths: dict[str, tuple[str, str]]
-) -> None:
+def test_head_answers_as_get_does_without_a_body(client: TestClient, paths: dict[str, tuple[str, str]]) -> None:
     for path, allow in paths.values():
         if "GET" in allow:
             get, head = client.get(path), client.head(path)
@@ -178,9 +176,7 @@ def test_without_its_database_the_site_says_so_and_promises_nothing(
     assert (health.status_code, health.json()) == (503, {"status": "unavailable"})
 
 
-def test_a_failure_nobody_foresaw_names_nobody(
-    client: TestClient, app: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_nobody_foresaw_names_nobody(client: TestClient, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError(FORM["email"])
 

@@ -103,9 +103,7 @@ def test_the_answer_is_the_same_whatever_was_known(client: TestClient, app: App)
         "<script>alert(1)</script>@example.org",
     ],
 )
-def test_an_address_we_cannot_write_to_is_explained_beside_the_field(
-    client: TestClient, app: App, email: str
-) -> None:
+def test_an_address_we_cannot_write_to_is_explained_beside_the_field(client: TestClient, app: App, email: str) -> None:
     before = everything(app)
     page = client.post("/subscribe", data=FORM | {"email": email})
     assert page.status_code == 422
