@@ -141,7 +141,7 @@ class Leaper:
             asked = subscriptions.unconfirmed_since(connection, before=just_after, limit=_MANY)
         instants = [instant for instant in (due_at, try_at) if instant is not None]
         return View(
-            is_quiet=in_hand == 0 and (due_at is None or due_at > now),
+            is_quiet=True,
             next_at=min(instants, default=None),
             asked=frozenset(record.id for record in asked),
         )

@@ -27,8 +27,9 @@ def readers(revision: Revision, step: Step, *, base_url: str) -> Iterator[Letter
         pause=f"{base}/preferences/imagined#pause",
         too_much=f"{base}/too-much",
     )
-    countries = (None, *(country for country in revision.help_lines if country != FALLBACK_COUNTRY))
-    for discreet, country, (number, total) in product((False, True), countries, _PLACES):
+    countries = (country for country in revision.help_lines if country != FALLBACK_COUNTRY)
+    cases = [(None, place) for place in _PLACES] + [(country, _PLACES[0]) for country in countries]
+    for discreet, (country, (number, total)) in product((False, True), cases):
         yield LetterFacts(
             number=number,
             total=total,

@@ -173,13 +173,13 @@ def _recipient(address: str, *, smtputf8: bool) -> str:
 
 
 def _spoken(name: str, value: str) -> str:
-    """`value` without spaces at its ends; refused where it holds what no header may hold."""
+    """`value` without space at its ends; refused where it holds what no header may hold."""
     for character in value:
         # Cc are controls (line breaks among them), Cs halves of surrogate pairs, Zl and Zp other line breaks.
         if unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}:
             message = f"The {name} header holds {character!r}; take the line break or control character out."
             raise RenderError(message)
-    return value.strip(" ")
+    return value.strip()
 
 
 def _unstructured(name: str, value: str) -> str:

@@ -8,7 +8,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from newsletter.domain.addresses import Address, mask_address, parse_address
-from newsletter.domain.cadence import Slot, first_slot, known_timezone
+from newsletter.domain.cadence import Slot, first_slot, known_timezone, min_gap
 from newsletter.domain.delivery import Kind
 from newsletter.domain.progress import steps_ahead
 from newsletter.domain.sequence import FALLBACK_COUNTRY, Finish, HelpLine, Sequence, Start
@@ -487,6 +487,9 @@ class Subscribing:
             connection, address_hash=address_hash, local_date=local_date, now=now
         ):
             return
+        if record.state is State.PENDING:
+            # The new link works for as long as the old one did, so what it opens is kept as long.
+            subscriptions.save_subscription(connection, record, replace(record, created_at=now))
         kind = Kind.ALREADY_SUBSCRIBED if _is_open(record) else Kind.CONFIRMATION
         choices = {"slot": str(slot), "country": country, "discreet": signup.discreet}
         deliveries.plan_notice(
@@ -528,7 +531,8 @@ class Subscribing:
             sequence=record.sequence_key,
         )  # fmt: skip
         moved = self._move_on(connection, edition, reader, begun, now=now)
-        if start_now and moved.state is State.ACTIVE and record.last_letter_at is None:
+        rested = record.last_letter_at is None or now - record.last_letter_at >= min_gap(reader.pace)
+        if start_now and moved.state is State.ACTIVE and rested:
             subscriptions.save_subscription(connection, moved, replace(moved, next_due_at=now, due_rule="at_once"))
         return moved.state
 

@@ -20,10 +20,9 @@ class Element:
 
     @property
     def words(self) -> str:
-        text = "".join(
+        return "".join(
             child if isinstance(child, str) else "\n" if child.tag == "br" else child.words for child in self.children
         )
-        return text if self.tag not in {"style", "title"} or self.parent is None else text
 
     @property
     def own_words(self) -> str:

@@ -73,7 +73,9 @@ ATTACKS = {
         "{% set l = (1,2,3,4,5,6,7,8,9,0,1,2,3,4,5,6,7,8,9,0) %}" + "{% for x in l %}" * 12 + "x" + "{% endfor %}" * 12
     ),
     "a macro without end": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "a macro that doubles": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+    "a macro that doubles": (
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}"
+    ),
     "a recursive loop": "{% for x in (1, 2) recursive %}{{ loop((1, 2)) }}{% endfor %}",
     "changing what is shared": "{{ links.update({'pause': 'https://evil.example.org'}) }}{{ links.clear() }}",
     "escaping switched off": "{% autoescape false %}{{ affirmation }}{% endautoescape %}",
@@ -82,6 +84,8 @@ ATTACKS = {
     "a number of many digits": "{{ " + "9" * 6000 + " }}",
     "debug": "{% debug %}",
 }
+
+LEAKS = ("<class", "<module", "<function", "object at 0x", "root:", "requires-python", "evil")
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
@@ -108,15 +112,14 @@ def test_a_template_with_an_attack_is_refused_or_harmless(
     began = time.monotonic()
     try:
         text = typesetter.letter(series, letter_step, facts()).text
-    except RenderError as error:
-        text = ""
-        assert str(error).startswith("templates/email/letter.txt")
+    except RenderError as refusal:
+        text = str(refusal)
     finally:
         _, peak_bytes = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert time.monotonic() - began < 10
     assert peak_bytes < 40_000_000
-    assert not any(word in text for word in ("<class", "<module", "<function", "root:", "requires-python", "evil"))
+    assert not any(word in text for word in LEAKS)
     assert len(text) < OUTPUT_LIMIT
 
 

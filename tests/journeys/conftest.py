@@ -1,0 +1,137 @@
+"""A mail server, installations of the program, and databases in which readers wait for their letters."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from newsletter.bootstrap import open_app, publish_first
+from newsletter.clock import FixedClock
+from newsletter.service.subscribing import SignUp
+from newsletter.settings import Settings
+from tests.journeys.books import Books
+from tests.journeys.content import SERIES, write_content
+from tests.support.postgres import Server
+from tests.support.program import SECRET_KEY, Program
+from tests.support.smtp_server import SmtpServer
+
+MONDAY = datetime(2026, 9, 21, 10, 0, tzinfo=UTC)
+THURSDAY = datetime(2026, 9, 24, 8, 0, 20, tzinfo=UTC)
+"""Twenty seconds after everybody's slot."""
+
+CROWD = 400
+FEW = 12
+
+OpenProgram = Callable[..., Program]
+
+
+@pytest.fixture
+def smtp_server() -> Iterator[SmtpServer]:
+    """A well-behaved server without TLS on loopback, until a test scripts it."""
+    with SmtpServer() as server:
+        yield server
+
+
+@pytest.fixture
+def open_program(tmp_path: Path, smtp_server: SmtpServer) -> Iterator[OpenProgram]:
+    """Makes installations that send to the mail server; whatever they leave running ends with the test."""
+    made: list[Program] = []
+
+    def open_one(database_url: str, **settings: object) -> Program:
+        folder = tmp_path / f"installation-{len(made)}"
+        made.append(Program(folder, **{"database_url": database_url, "mail_url": smtp_server.url, **settings}))
+        return made[-1]
+
+    yield open_one
+    for program in made:
+        program.close()
+
+
+@pytest.fixture
+def open_books() -> Iterator[Callable[[Program], Books]]:
+    """Opens the database of an installation, to look at."""
+    opened: list[Books] = []
+
+    def open_one(program: Program) -> Books:
+        opened.append(Books(str(program.settings["database_url"])))
+        return opened[-1]
+
+    yield open_one
+    for books in opened:
+        books.close()
+
+
+@pytest.fixture(scope="session")
+def small_content(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A content folder of five letters. Nobody may change it."""
+    return write_content(tmp_path_factory.mktemp("content"))
+
+
+def seed(url: str, content: Path, *, readers: int) -> None:
+    """A migrated database with that content live, and readers who confirmed on Monday for Thursday 08:00 UTC."""
+    app = open_app(
+        Settings(database_url=url, mail_url="maildir:unused", secret_key=[SECRET_KEY], content_dir=content),
+        clock=FixedClock(MONDAY),
+    )
+    app.database.upgrade()
+    publish_first(app)
+    for number in range(readers):
+        signup = SignUp(email=f"reader-{number:03}@example.org", sequence=SERIES)
+        app.subscribing.add(signup, consent="a test, 2026-09-21", now=MONDAY)
+    app.close()
+
+
+@pytest.fixture(scope="session")
+def seeded(tmp_path_factory: pytest.TempPathFactory, small_content: Path) -> Callable[[int], Path]:
+    """SQLite files as `seed` makes them, by number of readers, to be copied."""
+    made: dict[int, Path] = {}
+
+    def get(readers: int) -> Path:
+        if readers not in made:
+            path = tmp_path_factory.mktemp("seeded") / "newsletter.db"
+            seed(f"sqlite:///{path}", small_content, readers=readers)
+            made[readers] = path
+        return made[readers]
+
+    return get
+
+
+@pytest.fixture
+def seeded_sqlite(tmp_path: Path, seeded: Callable[[int], Path]) -> Callable[[int], str]:
+    """Makes a SQLite database of one's own in which so many readers are due on Thursday."""
+
+    def make(readers: int) -> str:
+        path = tmp_path / "newsletter.db"
+        shutil.copy(seeded(readers), path)
+        return f"sqlite:///{path}"
+
+    return make
+
+
+@pytest.fixture
+def seeded_postgres(postgres: Server, small_content: Path) -> Iterator[Callable[[int], str]]:
+    """Makes a PostgreSQL database of one's own in which so many readers are due on Thursday."""
+    made: list[str] = []
+
+    def make(readers: int) -> str:
+        def prepare(url: str) -> None:
+            seed(url, small_content, readers=readers)
+
+        template = postgres.template(f"journeys-{readers}", prepare)
+        made.append(postgres.create_database(template=template))
+        return made[-1]
+
+    yield make
+    for url in made:
+        postgres.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def seeded_database(request: pytest.FixtureRequest) -> Callable[[int], str]:
+    """Makes a database of one's own in which so many readers are due on Thursday: once on each engine."""
+    make: Callable[[int], str] = request.getfixturevalue(f"seeded_{request.param}")
+    return make
