@@ -6,11 +6,13 @@ A room's own fixtures stand in `tests/<room>/conftest.py`.
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from newsletter.store.database import Database
 from tests.support import is_required, is_set
 from tests.support.browser import ARGUMENTS, BrowserMissingError, find_browser
 from tests.support.postgres import Cluster, PostgresMissingError, Server, find_binaries, open_server
@@ -87,6 +89,37 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the whole schema and nothing in it, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "newsletter.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def migrated_sqlite_url(tmp_path: Path, migrated_sqlite: Path) -> str:
+    """The URL of a SQLite file with the whole schema and nothing in it."""
+    path = tmp_path / "newsletter.db"
+    shutil.copyfile(migrated_sqlite, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def migrated_postgres_url(postgres: Server) -> Iterator[str]:
+    """The URL of a PostgreSQL database with the whole schema and nothing in it."""
+    url = postgres.create_database(template=postgres.template("migrated", _migrate))
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def migrated_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a database with the whole schema and nothing in it: the test runs once on each engine."""
+    url: str = request.getfixturevalue(f"migrated_{request.param}_url")
+    return url
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium, started once; a test opens a context of its own with `browser.new_context()`."""
     try:
@@ -120,6 +153,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if count := sum(f"{NOT_RUN} {thing}" in reason for reason in skipped):
             terminalreporter.section("NOT TESTED", red=True, bold=True)
             terminalreporter.line(f"Tests {NOT_RUN} {thing}: {count}", red=True)
+
+
+def _migrate(url: str) -> None:
+    database = Database(url)
+    database.upgrade()
+    database.close()
 
 
 def _missing(thing: str, error: Exception) -> NoReturn:

@@ -96,7 +96,7 @@ class Leaper:
             view = self.settle()
             if self._clock.now() >= until:
                 return
-            if patient and self.stands_for(view):
+            if self.stands_for(view):
                 self._stand(Stance.ASKED)
             else:
                 self._near(min(view.next_at or until, until))
@@ -141,7 +141,7 @@ class Leaper:
             asked = subscriptions.unconfirmed_since(connection, before=just_after, limit=_MANY)
         instants = [instant for instant in (due_at, try_at) if instant is not None]
         return View(
-            is_quiet=True,
+            is_quiet=in_hand == 0 and (due_at is None or due_at > now),
             next_at=min(instants, default=None),
             asked=frozenset(record.id for record in asked),
         )

@@ -19,7 +19,10 @@ _DAY = date(2026, 9, 23)
 
 
 def readers(revision: Revision, step: Step, *, base_url: str) -> Iterator[LetterFacts]:
-    """Discreet ones and others, of every country, at the beginning and end of a series and in one without."""
+    """Readers of every country, at the beginning and the end of a series and in one without, and discreet ones.
+
+    A step's own text cannot tell who is discreet, so that these need not come from every country.
+    """
     base = base_url.rstrip("/")
     links = Links(
         unsubscribe=f"{base}/unsubscribe/imagined",
@@ -27,9 +30,9 @@ def readers(revision: Revision, step: Step, *, base_url: str) -> Iterator[Letter
         pause=f"{base}/preferences/imagined#pause",
         too_much=f"{base}/too-much",
     )
-    countries = (country for country in revision.help_lines if country != FALLBACK_COUNTRY)
-    cases = [(None, place) for place in _PLACES] + [(country, _PLACES[0]) for country in countries]
-    for discreet, (country, (number, total)) in product((False, True), cases):
+    countries = (None, *(country for country in revision.help_lines if country != FALLBACK_COUNTRY))
+    cases = [*product((False,), countries, _PLACES), *product((True,), (None,), _PLACES)]
+    for discreet, country, (number, total) in cases:
         yield LetterFacts(
             number=number,
             total=total,

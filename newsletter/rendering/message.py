@@ -198,7 +198,8 @@ def _unstructured(name: str, value: str) -> str:
 
 
 def _mailbox(header: str, name: str, address: str) -> str:
-    text = _spoken(header, name)
+    # Any kind of space becomes the plain one: parsers part a name's words there, and some part them wrongly.
+    text = " ".join(_spoken(header, name).split())
     if not text:
         return f"{header}: {address}"
     if text.isascii() and "=?" not in text and len(text) <= PLAIN_NAME_LENGTH:

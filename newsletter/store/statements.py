@@ -15,8 +15,7 @@ def insert_or_nothing(connection: Connection, table: Table, values: Mapping[str,
     Returns:
         Whether it was inserted.
     """
-    if connection.dialect.name == "sqlite":
-        inserted = connection.execute(sqlite.insert(table).values(values).on_conflict_do_nothing())
-    else:
-        inserted = connection.execute(postgresql.insert(table).values(values).on_conflict_do_nothing())
-    return inserted.rowcount == 1
+    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    # A row count is not told for this statement on every driver; what it returns is.
+    statement = make(table).values(values).on_conflict_do_nothing().returning(*table.primary_key)
+    return connection.execute(statement).first() is not None

@@ -285,11 +285,12 @@ def test_nothing_is_asked_for_that_was_not_offered(smtp_server: SmtpServer, mail
 
 @pytest.mark.parametrize("code", [500, 502, 504, 550])
 def test_a_server_without_ehlo_is_greeted_the_old_way(smtp_server: SmtpServer, code: int) -> None:
-    smtp_server.script("ehlo", Reply(code, "What?"))
+    smtp_server.script("ehlo", Reply(code, "What?\nSMTPUTF8"))
     mailer = build_mailer(smtp_server)
 
     assert send(mailer) is Outcome.ACCEPTED
     assert smtp_server.heard[1].line == "HELO worker.example"
+    assert send(mailer, build_envelope(smtputf8=True)) is Outcome.RECIPIENT_REFUSED
     mailer.close()
 
 

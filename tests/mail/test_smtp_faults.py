@@ -161,6 +161,26 @@ def test_answers_given_ahead_are_never_taken_for_the_real_ones(
     assert_next_letter_is_unharmed(smtp_server, mailer)
 
 
+@pytest.mark.parametrize("stage", ["mail", "rset"])
+def test_a_stray_refusal_condemns_no_address(
+    smtp_server: SmtpServer, mailer: SmtpMailer, stage: str
+) -> None:
+    """What stands unread before RCPT is no answer to RCPT, even if it says that somebody is not known."""
+    if stage == "rset":
+        smtp_server.script("rcpt", Reply(451, "4.3.0 Later"), times=1)
+        mailer.open()
+        mailer.send(build_envelope())
+    smtp_server.script(stage, Raw(b"250 Ok\r\n550 5.1.1 No such user\r\n"), times=1)
+    mailer.open()
+
+    verdict = mailer.send(build_envelope())
+
+    assert verdict.outcome is Outcome.UNAVAILABLE
+    assert verdict.reply_code is None
+    assert "out of turn: 550 5.1.1" in verdict.reply_text
+    assert_next_letter_is_unharmed(smtp_server, mailer)
+
+
 def test_a_second_answer_to_one_letter_is_not_taken_for_the_next(
     smtp_server: SmtpServer, mailer: SmtpMailer
 ) -> None:

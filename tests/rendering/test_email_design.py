@@ -234,7 +234,7 @@ def test_rule_17_the_footer_in_its_order(email: Email) -> None:
             "If this is too much today",
             "You get this because",
             "Pause for a while",
-            "Change the day, the hour or the pace",
+            "Change the day or the hour",
             "Stop these letters",
             "12 Quiet Lane",
         )
