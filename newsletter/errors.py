@@ -105,6 +105,10 @@ class DatabaseRefused(NewsletterError):
     """The database is newer, older, missing, read-only or damaged; the text says what to do."""
 
 
+class DatabaseUnavailable(NewsletterError):
+    """The database is locked, full, gone or unreachable for now; what was under way was rolled back."""
+
+
 class RelayUnavailable(NewsletterError):
     """No conversation with the mail server could begin: nothing was handed over, nobody is to blame.
 

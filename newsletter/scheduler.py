@@ -20,10 +20,10 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from newsletter.bootstrap import App
+from newsletter.errors import DatabaseUnavailable
 from newsletter.liveness import LifeLine
 from newsletter.service.rescuing import RENEW_EVERY
 from newsletter.service.sending import Lane
-from newsletter.store.database import DatabaseUnavailable
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ class Worker:
         try:
             self._app.rescuing.retire(self.id)
         except DatabaseUnavailable as error:
-            log.warning("worker_not_retired", reason=type(error).__name__)
+            log.warning("worker_not_retired", reason=str(error))
         self._life_line.release()
 
     def plan(self) -> int:
@@ -95,7 +95,7 @@ class Worker:
             try:
                 self._app.rescuing.renew(self.id, host=self._host)
             except DatabaseUnavailable as error:
-                log.warning("lease_not_renewed", reason=type(error).__name__)
+                log.warning("lease_not_renewed", reason=str(error))
 
 
 class Scheduler:
@@ -197,7 +197,7 @@ def _guarded(action: Callable[[], T], name: str) -> Callable[[], T | None]:
         try:
             return action()
         except DatabaseUnavailable as error:
-            log.warning("database_unavailable", tick=name, reason=str(error.orig).strip().splitlines()[0])
+            log.warning("database_unavailable", tick=name, reason=str(error))
         except Exception:
             log.exception("tick_failed", tick=name)
         return None

@@ -63,7 +63,7 @@ def _lines(publication: Publication, *, dry_run: bool) -> list[str]:
 def _about(step: StepEffect, effect: SequenceEffect) -> str:
     from newsletter.domain.editing import Change
 
-    what = ", ".join(step.change.changes)
+    what = ", ".join(step.change.changes) or "unchanged"
     line = f"{step.change.key}: {what}"
     if not effect.readers:
         return line

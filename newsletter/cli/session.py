@@ -59,8 +59,6 @@ def opened_app(*, check: bool = True, log_all: bool = False) -> Iterator[App]:
 
     Faults become one line on standard error and exit code 1.
     """
-    from newsletter.store.database import DatabaseUnavailable
-
     try:
         settings = read_settings()
         from newsletter.bootstrap import configure_logging, open_app
@@ -77,9 +75,6 @@ def opened_app(*, check: bool = True, log_all: bool = False) -> Iterator[App]:
             app.close()
     except NewsletterError as error:
         fail(str(error))
-    except DatabaseUnavailable as error:
-        reason = str(error.orig).strip().splitlines()[0]
-        fail(f"The database cannot be used: {reason}. Check NEWSLETTER_DATABASE_URL, its space and its rights.")
 
 
 def fail(message: str) -> NoReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 from contextlib import contextmanager
@@ -59,7 +58,7 @@ def _check(weeks: int | None, week_seconds: float, port: int | None) -> None:
         whole = story.DEFAULT_WEEKS
         message = f"--weeks {weeks}: write a number from 1 to {_MOST_WEEKS}; {whole} is the whole story."
         raise InvalidChoice(message, field="weeks")
-    if not math.isfinite(week_seconds) or not 0 <= week_seconds <= _MOST_WEEK_SECONDS:
+    if not 0 <= week_seconds <= _MOST_WEEK_SECONDS:  # no number at all is refused by this, too
         message = (
             f"--week-seconds {week_seconds:g}: write how many a week shall take, such as {WEEK_SECONDS:g}."
         )

@@ -96,7 +96,7 @@ class Leaper:
             view = self.settle()
             if self._clock.now() >= until:
                 return
-            if self.stands_for(view):
+            if patient and self.stands_for(view):
                 self._stand(Stance.ASKED)
             else:
                 self._near(min(view.next_at or until, until))

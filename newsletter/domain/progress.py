@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from newsletter.domain.sequence import Sequence as LetterSequence
 from newsletter.domain.sequence import Step
@@ -42,8 +43,7 @@ class Place:
 
     Attributes:
         round: which pass through the sequence, counted from 1.
-        anchor: the last step received, or what stands for it since that step is gone; None before the first
-            letter of the round and where no predecessor survived.
+        anchor: the last step received in this round, whether it is still there or not; None before the first.
         seen_revision: the revision up to which `passed` is worked out.
         received: identities received in this round.
         passed: identities that passed it by in this round.
@@ -69,14 +69,19 @@ def steps_ahead(sequence: LetterSequence, *, received: Collection[str], passed: 
     return sum(step.identity not in received and step.identity not in passed for step in sequence.steps)
 
 
-def surviving_anchor(anchor: str | None, *, before: Sequence[str], now: Collection[str]) -> str | None:
-    """`anchor`, or where it is gone its nearest predecessor in `before` that is still there, or None."""
-    if anchor is None or anchor in now:
-        return anchor
-    if anchor not in before:
+def standing(anchor: str | None, outlines: Sequence[Outline]) -> str | None:
+    """Behind which step of the last of `outlines` somebody stands who last received `anchor`.
+
+    That is `anchor` itself where it is still there, or there again. Where it is gone it is its nearest predecessor
+    in the preceding revision that survived; where that goes later, that one's; None where none survived.
+    """
+    newest = next((at for at in reversed(range(len(outlines))) if anchor in outlines[at].steps), None)
+    if newest is None:
         return None
-    earlier = before[: before.index(anchor)]
-    return next((step for step in reversed(earlier) if step in now), None)
+    place = anchor
+    for before, now in pairwise(outlines[newest:]):
+        place = _survivor(place, before=before.steps, now=now.steps)
+    return place
 
 
 def newly_passed(anchor: str | None, *, before: Outline, now: Outline) -> frozenset[str]:
@@ -93,27 +98,20 @@ def catch_up(place: Place, outlines: Sequence[Outline]) -> Place:
 
     Args:
         place: where the subscription stood at `place.seen_revision`.
-        outlines: the outlines of its sequence in order of revision; those before the seen one are passed over,
-            but for the newest of them, which is what it had seen.
+        outlines: all outlines of its sequence, in order of revision.
     """
-    seen = [outline for outline in outlines if outline.revision <= place.seen_revision]
-    later = [outline for outline in outlines if outline.revision > place.seen_revision]
+    known = [outline for outline in outlines if outline.revision <= place.seen_revision]
+    later = outlines[len(known) :]
     if not later:
         return place
-    if not seen:
-        return replace(place, seen_revision=later[-1].revision)
-    before = seen[-1]
+    passed = place.passed
     for outline in later:
-        anchor = surviving_anchor(place.anchor, before=before.steps, now=outline.steps)
-        passed = newly_passed(anchor, before=before, now=outline) - place.received
-        place = replace(
-            place,
-            anchor=anchor,
-            seen_revision=outline.revision,
-            passed=(place.passed | passed) - outline.deliver_late,
-        )
-        before = outline
-    return place
+        if known:
+            anchor = standing(place.anchor, [*known, outline])
+            passed |= newly_passed(anchor, before=known[-1], now=outline) - place.received
+            passed -= outline.deliver_late
+        known.append(outline)
+    return replace(place, seen_revision=later[-1].revision, passed=passed)
 
 
 def receive(place: Place, step: str) -> Place:
@@ -124,3 +122,11 @@ def receive(place: Place, step: str) -> Place:
 def begin_round(place: Place) -> Place:
     """`place` at the beginning of the next round: everything is ahead again."""
     return replace(place, round=place.round + 1, anchor=None, received=frozenset(), passed=frozenset())
+
+
+def _survivor(step: str | None, *, before: Sequence[str], now: Collection[str]) -> str | None:
+    """`step`, or where it is gone its nearest predecessor in `before` that is still there, or None."""
+    if step is None or step in now:
+        return step
+    earlier = before[: before.index(step)]
+    return next((one for one in reversed(earlier) if one in now), None)

@@ -12,7 +12,6 @@ from newsletter.domain.subscription import SubscriberId, SubscriptionId
 from newsletter.errors import NotAllowed, NotFound
 from newsletter.service import progression
 from newsletter.service.editions import Editions
-from newsletter.service.recording import Recorder
 from newsletter.service.subscribing import Subscribing
 from newsletter.store import deliveries, subscriptions
 from newsletter.store.database import Connection, Database
@@ -29,13 +28,11 @@ class Overseeing:
         *,
         database: Database,
         editions: Editions,
-        recorder: Recorder,
         subscribing: Subscribing,
         signer: TokenSigner,
     ) -> None:
         self._database = database
         self._editions = editions
-        self._recorder = recorder
         self._subscribing = subscribing
         self._signer = signer
 
@@ -95,7 +92,7 @@ class Overseeing:
             if arrived and waited:
                 progression.receive(connection, edition, reader, item, now=now)
             elif waited:
-                self._recorder.reschedule(connection, edition, reader, record, now=now)
+                progression.reschedule(connection, edition, reader, record, now=now)
 
     def pause(self, address: str, *, until: date | None, now: datetime) -> None:
         """Hold a reader's letters until a local date of theirs, or until they are resumed.

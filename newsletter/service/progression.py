@@ -23,11 +23,11 @@ from newsletter.store.subscriptions import Subscriber, Subscription
 def catch_up(
     connection: Connection, edition: Edition, record: Subscription, place: Place
 ) -> tuple[Subscription, Place]:
-    """Bring a subscription up to the live revision: which new steps pass it by, and behind what it stands."""
+    """Bring a subscription up to the live revision: which new steps pass it by."""
     current = progress.catch_up(place, edition.outlines.get(record.sequence_key, ()))
     if current.passed != place.passed:
         subscriptions.save_passed(connection, record.id, before=place, now=current)
-    return replace(record, anchor=current.anchor, seen_revision=current.seen_revision), current
+    return replace(record, seen_revision=current.seen_revision), current
 
 
 def upcoming(edition: Edition, record: Subscription, place: Place) -> Step | None:
@@ -58,6 +58,17 @@ def move_on(
     if step is not None:
         return _with_due(record, when_due(reader, record, step, now=now))
     return _finish(connection, edition, reader, record, place, now=now)
+
+
+def reschedule(
+    connection: Connection, edition: Edition, reader: Subscriber, record: Subscription, *, now: datetime
+) -> Subscription:
+    """Set anew when a subscription's next step is due, none being open, and save it."""
+    place = subscriptions.places(connection, [record])[record.id]
+    current, place = catch_up(connection, edition, record, place)
+    moved = move_on(connection, edition, reader, current, place, now=now)
+    subscriptions.save_subscription(connection, record, moved)
+    return moved
 
 
 def when_due(reader: Subscriber, record: Subscription, step: Step | None, *, now: datetime) -> Due | None:
@@ -92,7 +103,7 @@ def receive(connection: Connection, edition: Edition, reader: Subscriber, letter
         # First the edits, judged by what had been received before this letter; then the letter.
         moved, place = catch_up(connection, edition, moved, place)
         place = progress.receive(place, letter.step)
-        moved = replace(moved, last_step=letter.step, anchor=_anchor(edition, record.sequence_key, letter.step))
+        moved = replace(moved, last_step=letter.step, anchor=letter.step)
         moved = move_on(connection, edition, reader, moved, place, now=now)
     subscriptions.save_subscription(connection, record, moved)
 
@@ -175,14 +186,6 @@ def _continue_with(
     due = when_due(reader, taken, sequence.steps[0], now=now)
     subscriptions.save_subscription(connection, taken, _with_due(taken, due))
     _tell(connection, taken, "continued", now=now, reason=f"{record.sequence_key} was finished")
-
-
-def _anchor(edition: Edition, sequence_key: str, step: str) -> str | None:
-    """Behind which step of the live revision somebody stands who has received `step`."""
-    outlines = edition.outlines.get(sequence_key, ())
-    live = outlines[-1].steps if outlines else ()
-    last_with_it = next((outline.steps for outline in reversed(outlines) if step in outline.steps), ())
-    return progress.surviving_anchor(step, before=last_with_it, now=live)
 
 
 def _with_due(record: Subscription, due: Due | None) -> Subscription:

@@ -14,15 +14,15 @@ from newsletter.content.files import read_content
 from newsletter.content.lint import lint
 from newsletter.domain import editing, progress
 from newsletter.domain.editing import Change, StepChange
-from newsletter.domain.progress import Outline, Place
-from newsletter.domain.sequence import Revision, Sequence
+from newsletter.domain.progress import Outline
+from newsletter.domain.sequence import Revision, Sequence, Step
 from newsletter.domain.subscription import Action, State, SubscriptionId, after
 from newsletter.errors import ContentError, ContentErrors, PublishRefused
 from newsletter.service import progression
 from newsletter.service.editions import Edition, Editions
 from newsletter.store import deliveries, revisions, subscriptions
 from newsletter.store.database import Connection, Database
-from newsletter.store.revisions import RevisionHead
+from newsletter.store.revisions import RevisionHead, Standing
 from newsletter.store.subscriptions import Subscription
 
 log = structlog.get_logger()
@@ -36,7 +36,9 @@ class StepEffect:
     """What one change does to people.
 
     Attributes:
-        people_past: they stand behind it: a new step passes them by, unless it is delivered late.
+        change: without any change where an old step is delivered late.
+        people_past: they stand behind it: a new step passes them by, unless it is delivered late. Where an old one
+            is delivered late: those whom it had passed by.
         people_ahead: they stand before it and will meet it, or would have.
         late: it is new or had passed people by, and they get it all the same.
     """
@@ -212,6 +214,7 @@ class Publishing:
         live = edition.revision if edition else None
         revision = editing.identify(content, live=live, names=revisions.step_names(connection))
         standings = revisions.standings(connection, _keys(live, revision))
+        passed = revisions.passed_by(connection, _keys(live, revision))
         revision = _with_late(revision, live, orders.deliver_late)
         number = (edition.number if edition else 0) + 1
         same = live is not None and editing.without_orders(live) == editing.without_orders(revision)
@@ -228,8 +231,8 @@ class Publishing:
             readers = sum(item.count for item in standings.get(key, []))
             _refuse_careless(before, now, readers=readers, retire=orders.retire)
             history = list(edition.outlines.get(key, ())) if edition else []
-            groups = [(_place(item, history), item.count) for item in standings.get(key, [])]
-            effect = _effect(before, now, groups=groups, readers=readers, history=history, outline=outlines.get(key))
+            people = _People(standings=standings.get(key, []), passed=passed, history=history)
+            effect = _effect(before, now, people=people, outline=outlines.get(key))
             if effect is not None:
                 effects.append(effect)
             removed[key] = tuple(
@@ -371,42 +374,52 @@ def _refuse_careless(before: Sequence | None, now: Sequence | None, *, readers: 
         raise PublishRefused(message)
 
 
-def _place(standing: revisions.Standing, history: list[Outline]) -> Place:
-    """Where a group of people stands, brought up to the live revision."""
-    place = Place(anchor=standing.anchor, seen_revision=standing.seen_revision)
-    return progress.catch_up(place, history)
+@dataclass(frozen=True, kw_only=True)
+class _People:
+    """Where the readers of one sequence stand: by the step last received, and by what has passed them by."""
+
+    standings: list[Standing]
+    passed: dict[tuple[str, str], int]
+    history: list[Outline]
+
+    @property
+    def count(self) -> int:
+        return sum(item.count for item in self.standings)
+
+    def past(self, step: str, outline: Outline | None) -> int:
+        """How many stand behind a step, or at it, in `outline`; None: in the live one."""
+        outlines = [*self.history, outline] if outline else self.history
+        order = outlines[-1].steps if outlines else ()
+        behind = set(order[order.index(step) :]) if step in order else set()
+        return sum(item.count for item in self.standings if progress.standing(item.anchor, outlines) in behind)
 
 
 def _effect(
-    before: Sequence | None,
-    now: Sequence | None,
-    *,
-    groups: list[tuple[Place, int]],
-    readers: int,
-    history: list[Outline],
-    outline: Outline | None,
+    before: Sequence | None, now: Sequence | None, *, people: _People, outline: Outline | None
 ) -> SequenceEffect | None:
-    changes = editing.compare(before, now)
     about = now or before
-    late = set(outline.deliver_late) if outline else set()
+    late = outline.deliver_late if outline else frozenset()
     if about is None or (before == now and not late):
         return None
-    old_order = history[-1].steps if history else ()
     steps = []
-    for change in changes:
-        order = old_order if Change.REMOVED in change.changes or outline is None else outline.steps
-        position = order.index(change.identity) if change.identity in order else 0
-        past = sum(count for place, count in groups if _is_past(place, position, order, old_order))
+    for change in editing.compare(before, now):
+        removed = Change.REMOVED in change.changes
+        past = people.past(change.identity, None if removed else outline)
         steps.append(
-            StepEffect(change=change, people_past=past, people_ahead=readers - past, late=change.identity in late)
+            StepEffect(change=change, people_past=past, people_ahead=people.count - past, late=change.identity in late)
         )
+    told = {effect.change.identity for effect in steps}
+    steps += [_late_effect(about, step, people, outline) for step in about.steps if step.identity in late - told]
     what = Change.NEW if before is None else Change.REMOVED if now is None else Change.CHANGED
-    return SequenceEffect(key=about.key, title=about.title, change=what, readers=readers, steps=tuple(steps))
+    return SequenceEffect(key=about.key, title=about.title, change=what, readers=people.count, steps=tuple(steps))
 
 
-def _is_past(place: Place, position: int, order: tuple[str, ...], old_order: tuple[str, ...]) -> bool:
-    anchor = progress.surviving_anchor(place.anchor, before=old_order, now=order)
-    return anchor is not None and anchor in order and order.index(anchor) >= position
+def _late_effect(sequence: Sequence, step: Step, people: _People, outline: Outline | None) -> StepEffect:
+    """What it does to deliver a step late that was there before: whom it had passed by gets it now."""
+    change = StepChange(sequence_key=sequence.key, key=step.key, identity=step.identity, changes=())
+    ahead = people.count - people.past(step.identity, outline)
+    passed = people.passed.get((sequence.key, step.identity), 0)
+    return StepEffect(change=change, people_past=passed, people_ahead=ahead, late=True)
 
 
 def _library_changes(live: Revision | None, revision: Revision) -> tuple[str, ...]:

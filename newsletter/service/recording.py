@@ -10,11 +10,11 @@ from newsletter.domain.delivery import Kind, Outcome, State
 from newsletter.domain.retry import next_attempt
 from newsletter.mail.base import Verdict
 from newsletter.service import progression
-from newsletter.service.editions import Edition, Editions
+from newsletter.service.editions import Editions
 from newsletter.store import deliveries, subscriptions
 from newsletter.store.database import Connection
 from newsletter.store.deliveries import Answer, Delivery
-from newsletter.store.subscriptions import Subscriber, Subscription
+from newsletter.store.subscriptions import Subscriber
 from newsletter.tokens import TokenSigner
 
 log = structlog.get_logger()
@@ -70,21 +70,6 @@ class Recorder:
         if state is State.HELD:
             self._receive(connection, item, reader, now=now)
         return state
-
-    def reschedule(
-        self,
-        connection: Connection,
-        edition: Edition,
-        reader: Subscriber,
-        record: Subscription,
-        *,
-        now: datetime,
-    ) -> None:
-        """Set anew when a subscription's next step is due, none being open."""
-        place = subscriptions.places(connection, [record])[record.id]
-        current, place = progression.catch_up(connection, edition, record, place)
-        current = progression.move_on(connection, edition, reader, current, place, now=now)
-        subscriptions.save_subscription(connection, record, current)
 
     def _write(
         self, connection: Connection, item: Delivery, verdict: Verdict, answer: Answer, reader: Subscriber | None, *,
@@ -144,7 +129,7 @@ class Recorder:
         edition = self._editions.live(connection)
         if written and item.kind is Kind.LETTER and reader and record and edition:
             # Not received: the same step is next at the next slot, on the same row.
-            self.reschedule(connection, edition, reader, record, now=now)
+            progression.reschedule(connection, edition, reader, record, now=now)
         return written
 
     def _suppress(self, connection: Connection, reader: Subscriber, *, reason: str, now: datetime) -> None:

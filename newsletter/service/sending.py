@@ -18,13 +18,14 @@ from newsletter.clock import Clock
 from newsletter.domain.cadence import is_late, waking_from
 from newsletter.domain.delivery import Kind, Outcome, State
 from newsletter.domain.subscription import State as SubscriptionState
-from newsletter.errors import AddressError, RelayUnavailable, RenderError
+from newsletter.errors import AddressError, DatabaseUnavailable, RelayUnavailable, RenderError
 from newsletter.mail.base import Mailer, Verdict
+from newsletter.service import progression
 from newsletter.service.composing import Composed, Composer
 from newsletter.service.editions import Edition, Editions
 from newsletter.service.recording import Recorder
 from newsletter.store import deliveries, subscriptions
-from newsletter.store.database import Connection, Database, DatabaseUnavailable
+from newsletter.store.database import Connection, Database
 from newsletter.store.deliveries import Answer, Delivery
 from newsletter.store.subscriptions import Subscriber
 
@@ -270,7 +271,7 @@ class Lane:
                 now=now,
                 reason=reason,
             )
-            self._sending.recorder.reschedule(connection, edition, reader, record, now=now)
+            progression.reschedule(connection, edition, reader, record, now=now)
 
     def _record(self) -> Outcome:
         """Write the verdict down; a database that is away for a moment must not make a double of it."""

@@ -8,7 +8,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from newsletter.domain.addresses import Address, mask_address, parse_address
-from newsletter.domain.cadence import Slot, first_slot, known_timezone, min_gap
+from newsletter.domain.cadence import Slot, known_timezone, min_gap, next_due
 from newsletter.domain.delivery import Kind
 from newsletter.domain.progress import steps_ahead
 from newsletter.domain.sequence import FALLBACK_COUNTRY, Finish, HelpLine, Sequence, Start
@@ -249,8 +249,8 @@ class Subscribing:
         return ConfirmationView(
             title=sequence.title,
             expect=sequence.expect,
-            offers_choice=sequence.start is Start.ASK,
-            first_slot=first_slot(slot, not_before=now),
+            offers_choice=sequence.start is Start.ASK and _has_rested(record, reader, now=now),
+            first_slot=next_due(slot, now=now, last_letter_at=record.last_letter_at, after=None, pace=reader.pace).at,
             timezone=slot.timezone,
             already=_is_open(record),
             preferences_token=self._preferences_token(reader) if _is_open(record) else None,
@@ -408,7 +408,7 @@ class Subscribing:
             active = replace(record, state=State.ACTIVE, resumed_at=now, next_due_at=None)
             subscriptions.save_subscription(connection, record, active)
             if edition is not None:
-                self._move_on(connection, edition, reader, active, now=now)
+                progression.reschedule(connection, edition, reader, active, now=now)
         if paused:
             subscriptions.tell(connection, "resumed", subscriber_id=reader.id, now=now, reason="the reader's wish")
         return bool(paused)
@@ -530,26 +530,10 @@ class Subscribing:
             connection, "confirmed", subscriber_id=reader.id, subscription_id=record.id, now=now,
             sequence=record.sequence_key,
         )  # fmt: skip
-        moved = self._move_on(connection, edition, reader, begun, now=now)
-        rested = record.last_letter_at is None or now - record.last_letter_at >= min_gap(reader.pace)
-        if start_now and moved.state is State.ACTIVE and rested:
+        moved = progression.reschedule(connection, edition, reader, begun, now=now)
+        if start_now and moved.state is State.ACTIVE and _has_rested(record, reader, now=now):
             subscriptions.save_subscription(connection, moved, replace(moved, next_due_at=now, due_rule="at_once"))
         return moved.state
-
-    def _move_on(
-        self,
-        connection: Connection,
-        edition: Edition,
-        reader: Subscriber,
-        record: Subscription,
-        *,
-        now: datetime,
-    ) -> Subscription:
-        place = subscriptions.places(connection, [record])[record.id]
-        current, place = progression.catch_up(connection, edition, record, place)
-        moved = progression.move_on(connection, edition, reader, current, place, now=now)
-        subscriptions.save_subscription(connection, record, moved)
-        return moved
 
     def _retime(self, connection: Connection, reader: Subscriber, *, now: datetime) -> None:
         edition = self._editions.live(connection)
@@ -559,7 +543,7 @@ class Subscribing:
                 continue
             if record.state is State.PAUSED and reader.paused_until is None:
                 continue
-            self._move_on(connection, edition, reader, record, now=now)
+            progression.reschedule(connection, edition, reader, record, now=now)
 
     def _asked(
         self, connection: Connection, token: str, *, now: datetime, lock: bool = False
@@ -657,6 +641,11 @@ _GONE = "This link has been used, or what it was for is gone. Ask for a new one 
 
 def _is_open(record: Subscription) -> bool:
     return record.state in (State.ACTIVE, State.PAUSED, State.WAITING)
+
+
+def _has_rested(record: Subscription, reader: Subscriber, *, now: datetime) -> bool:
+    """Whether a letter at once would keep its distance from the last one."""
+    return record.last_letter_at is None or now - record.last_letter_at >= min_gap(reader.pace)
 
 
 def _is_endless(sequence: Sequence) -> bool:

@@ -14,14 +14,19 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from newsletter.errors import DatabaseRefused, SettingsError
+from newsletter.errors import DatabaseRefused, DatabaseUnavailable, SettingsError
 
-__all__ = ["Conflict", "Connection", "Database", "DatabaseUnavailable"]
-
-DatabaseUnavailable = OperationalError
-"""What a statement raises when the database is locked, full, gone or unreachable."""
+__all__ = ["Conflict", "Connection", "Database"]
 
 Conflict = IntegrityError
 """What a statement raises that would break a unique key or a check."""
@@ -29,6 +34,7 @@ Conflict = IntegrityError
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x6E657773  # "news": one process migrates at a time
 _BUSY_TIMEOUT_MS = 30_000
+_WHAT_TO_CHECK = "Check NEWSLETTER_DATABASE_URL, the disk's space and the rights to it."
 
 
 class Database:
@@ -50,7 +56,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads; on SQLite it waits for no writer."""
-        with self._engine.connect() as connection, connection.begin():
+        with _translated(), self._engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -59,7 +65,7 @@ class Database:
 
         SQLite takes the write lock at once: a plain BEGIN that reads first would fail instead of waiting.
         """
-        with self._engine.connect() as connection:
+        with _translated(), self._engine.connect() as connection:
             writing = connection.execution_options(sqlite_begin="IMMEDIATE")
             with writing.begin():
                 yield writing
@@ -156,7 +162,7 @@ def _open_engine(url: URL, *, pool_size: int) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     try:
-        return create_engine(url, pool_size=pool_size, max_overflow=20, pool_pre_ping=True)
+        return create_engine(url, hide_parameters=True, pool_size=pool_size, max_overflow=20, pool_pre_ping=True)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         message = "PostgreSQL needs one more package: install `newsletter[postgres]`."
         raise SettingsError(message) from error
@@ -181,6 +187,17 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:  # no
 def _begin_sqlite(connection: Connection) -> None:
     kind = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
     connection.exec_driver_sql(f"BEGIN {kind}")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        raise DatabaseUnavailable(f"The database cannot be used: {reason}. {_WHAT_TO_CHECK}") from error
+    except PoolTimeout as error:
+        raise DatabaseUnavailable(f"The database cannot be used: every connection is busy. {_WHAT_TO_CHECK}") from error
 
 
 def _config(connection: Connection | None) -> Config:

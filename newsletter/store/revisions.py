@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, text, update
+from sqlalchemy import Connection, and_, delete, func, insert, select, text, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from newsletter.domain.progress import Outline
 from newsletter.domain.subscription import State
 from newsletter.store.statements import insert_or_nothing
-from newsletter.store.tables import revision, signing_key, step_name, subscription
+from newsletter.store.tables import passed_step, revision, signing_key, step_name, subscription
 
 _PUBLISH_LOCK = 0x7075626C  # "publ": one publication at a time
 
@@ -30,11 +30,9 @@ class RevisionHead:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """How many open subscriptions of a sequence stand behind one step (None: before the first letter)."""
+    """How many open subscriptions of a sequence last received one step (None: before the first letter)."""
 
     anchor: str | None
-    seen_revision: int
-    state: State
     count: int
 
 
@@ -138,23 +136,30 @@ def save_step_names(connection: Connection, names: Mapping[tuple[str, str], str]
 
 def standings(connection: Connection, sequence_keys: Sequence[str]) -> dict[str, list[Standing]]:
     """How many people stand where in some sequences, those who have left or never confirmed left out."""
-    columns = [
-        subscription.c.sequence_key, subscription.c.anchor, subscription.c.seen_revision, subscription.c.state,
-    ]  # fmt: skip
+    columns = [subscription.c.sequence_key, subscription.c.anchor]
     statement = (
-        select(*columns, func.count().label("count"))
-        .where(
-            subscription.c.sequence_key.in_(sequence_keys),
-            subscription.c.state.in_([State.ACTIVE, State.PAUSED, State.WAITING]),
-        )
+        select(*columns, func.count().label("people"))
+        .where(_is_open(sequence_keys))
         .group_by(*columns)
+        .order_by(*columns)
     )
     found: dict[str, list[Standing]] = {key: [] for key in sequence_keys}
     for row in connection.execute(statement):
-        values: dict[str, Any] = dict(row._mapping)
-        key = values.pop("sequence_key")
-        found[key].append(Standing(**{**values, "state": State(row.state)}))
+        found[row.sequence_key].append(Standing(anchor=row.anchor, count=row.people))
     return found
+
+
+def passed_by(connection: Connection, sequence_keys: Sequence[str]) -> dict[tuple[str, str], int]:
+    """By sequence and step: how many of the same people it has passed by in their present round."""
+    columns = [subscription.c.sequence_key, passed_step.c.step]
+    present = and_(passed_step.c.subscription_id == subscription.c.id, passed_step.c.round == subscription.c.round)
+    statement = (
+        select(*columns, func.count().label("people"))
+        .join(passed_step, present)
+        .where(_is_open(sequence_keys))
+        .group_by(*columns)
+    )
+    return {(row.sequence_key, row.step): row.people for row in connection.execute(statement)}
 
 
 def note_signing_key(connection: Connection, key_id: str, *, now: datetime) -> None:
@@ -166,6 +171,11 @@ def note_signing_key(connection: Connection, key_id: str, *, now: datetime) -> N
 def signing_keys(connection: Connection) -> dict[str, datetime]:
     """Every key that ever signed a link, and when last."""
     return {row.key_id: row.last_signed_at for row in connection.execute(select(signing_key))}
+
+
+def _is_open(sequence_keys: Sequence[str]) -> ColumnElement[bool]:
+    states = [State.ACTIVE, State.PAUSED, State.WAITING]
+    return and_(subscription.c.sequence_key.in_(sequence_keys), subscription.c.state.in_(states))
 
 
 _HEAD = [

@@ -77,7 +77,7 @@ subscription = Table(
     Column("state", String(8), nullable=False),
     Column("round", Integer, nullable=False, server_default="1"),
     Column("last_step", String(80)),  # the identity last received, kept over rounds, for people to read
-    Column("anchor", String(80)),  # what stands for it in the revision last seen, within this round
+    Column("anchor", String(80)),  # the same within this round; passing by is judged by it
     Column("seen_revision", Integer, nullable=False, server_default="0"),
     Column("next_due_at", UtcDateTime),
     Column("due_rule", String(20)),

@@ -15,8 +15,7 @@ from starlette.middleware import Middleware
 
 from newsletter import resources
 from newsletter.bootstrap import App
-from newsletter.errors import DatabaseRefused, InvalidChoice, NotAllowed, NotFound, TokenError
-from newsletter.store.database import DatabaseUnavailable
+from newsletter.errors import DatabaseRefused, DatabaseUnavailable, InvalidChoice, NotAllowed, NotFound, TokenError
 from newsletter.web.pages import Pages
 from newsletter.web.preferences import PreferencesPages
 from newsletter.web.problems import Problems

@@ -134,9 +134,7 @@ class Problems:
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
 
-    def answer(
-        self, request: Request, problem: Problem, *, headers: Mapping[str, str] | None = None
-    ) -> Response:
+    def answer(self, request: Request, problem: Problem, *, headers: Mapping[str, str] | None = None) -> Response:
         """The problem in the form that the client prefers."""
         if prefers_json(request):
             return problem_json(problem, headers=headers)

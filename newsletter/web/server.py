@@ -48,9 +48,7 @@ class SiteThread:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._socket = socket.create_server((host, port), family=family, backlog=128)
         except OSError as error:
-            message = (
-                f"Cannot serve on {host}:{port}: {error.strerror}. Choose another with --host or --port."
-            )
+            message = f"Cannot serve on {host}:{port}: {error.strerror}. Choose another with --host or --port."
             raise SettingsError(message) from error
         self._server = make_server(application, host=host, port=port)
         self._thread = Thread(target=self._server.run, args=([self._socket],), name="site", daemon=True)

@@ -159,11 +159,8 @@ class Mail:
 
     def token(self, page: str) -> str:
         """The token of a link to `page`, as in `token("confirm")`."""
-        return next(
-            link.split(f"/{page}/")[1].split("#")[0].rstrip(").>,")
-            for link in _LINK.findall(self.text)
-            if f"/{page}/" in link
-        )
+        links: list[str] = [link for link in _LINK.findall(self.text) if f"/{page}/" in link]
+        return links[0].split(f"/{page}/")[1].split("#")[0].rstrip(").>,")
 
 
 class Reader:
@@ -237,15 +234,14 @@ class Reader:
     def preferences_token(self) -> str:
         """The token of their own page."""
         record = self.record
-        return self._house.app.signer.sign(
-            Purpose.PREFERENCES, record.id, generation=record.link_generation
-        )
+        signer = self._house.app.signer
+        return signer.sign(Purpose.PREFERENCES, record.id, generation=record.link_generation)
 
     def leave_token(self, sequence: str = "trust") -> str:
         """The token in the foot of a letter."""
         return self._house.app.signer.sign(Purpose.UNSUBSCRIBE, self.subscription(sequence).id)
 
-    def change(self, **choices: Any) -> None:  # noqa: ANN401  (fields of the form)
+    def change(self, **choices: Any) -> None:
         """Save their own page with something changed; `slot` as in "tue 09:00"."""
         record = self.record
         values = {
@@ -258,15 +254,11 @@ class Reader:
         slot = choices.pop("slot", None)
         if slot is not None:
             values["weekday"], values["time"] = slot.split(" ")
-        self._house.app.subscribing.change(
-            self.preferences_token(), **{**values, **choices}, now=self._house.now
-        )
+        self._house.app.subscribing.change(self.preferences_token(), **{**values, **choices}, now=self._house.now)
 
     def pause(self, *, weeks: int | None = None, until: date | None = None) -> None:
         """Pause on their own page."""
-        self._house.app.subscribing.pause(
-            self.preferences_token(), weeks=weeks, until=until, now=self._house.now
-        )
+        self._house.app.subscribing.pause(self.preferences_token(), weeks=weeks, until=until, now=self._house.now)
 
     def resume(self) -> None:
         """End the pause on their own page."""
@@ -274,9 +266,7 @@ class Reader:
 
     def leave(self, sequence: str = "trust", *, only_this: bool = False) -> None:
         """Press the button behind the unsubscribe link of a letter."""
-        self._house.app.subscribing.leave(
-            self.leave_token(sequence), only_this=only_this, now=self._house.now
-        )
+        self._house.app.subscribing.leave(self.leave_token(sequence), only_this=only_this, now=self._house.now)
 
 
 class House:
@@ -296,7 +286,7 @@ class House:
         *,
         post: SmtpServer,
         clock: FixedClock | None = None,
-        **settings: Any,  # noqa: ANN401  (any setting)
+        **settings: Any,
     ) -> None:
         self.clock = clock or FixedClock(NOW)
         self.post = post

@@ -8,6 +8,7 @@ import pytest
 from jinja2.exceptions import SecurityError, TemplateNotFound, UndefinedError
 
 from newsletter import resources
+from newsletter.domain.sequence import HelpKind, HelpLine
 from newsletter.rendering.facts import Site
 from newsletter.web.pages import Pages
 
@@ -91,3 +92,15 @@ def test_a_page_that_names_what_is_not_there_fails_instead_of_showing_a_hole(own
 def test_a_page_that_does_not_exist_is_an_error(own: Path) -> None:
     with pytest.raises(TemplateNotFound):
         body(pages(own), "nothing")
+
+
+def test_a_number_spelt_in_letters_is_shown_and_not_dialled(own: Path) -> None:
+    lines = [
+        HelpLine(name="A", kind=HelpKind.CRISIS, hours="24/7", phone="+1 (800) 555-0100", text="+1 (800) 555-0100"),
+        HelpLine(name="B", kind=HelpKind.CRISIS, hours="24/7", phone="1-800-LISTEN", chat="https://www.b.example/"),
+    ]
+    html = body(pages(own), "too-much", countries=[], everywhere=lines)
+    assert 'Call or text <a href="tel:+18005550100">+1 (800) 555-0100</a>' in html
+    assert "Call 1-800-LISTEN" in html
+    assert 'Chat at <a href="https://www.b.example/" rel="noreferrer">b.example</a>' in html
+    assert html.count("Day and night") == 2

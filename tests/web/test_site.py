@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
-from newsletter.store.database import DatabaseUnavailable
+from newsletter.errors import DatabaseUnavailable
 from newsletter.web.app import create_app
 from newsletter.web.security import HEADERS
 from tests.web.journey import FORM, confirm_token, everything, leave_token, preferences_token, subscribe
@@ -194,7 +194,7 @@ def test_a_database_that_fails_in_the_middle_is_unavailable(
     client: TestClient, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise DatabaseUnavailable("INSERT", {"address": FORM["email"]}, Exception("disk full"))
+        raise DatabaseUnavailable("The database cannot be used: disk full.")
 
     monkeypatch.setattr(app.subscribing, "request", fail)
     answer = client.post("/subscribe", data=FORM, headers={"accept": "application/json"})
