@@ -14,6 +14,7 @@ NewsletterError                 something was refused or failed; the text is one
 │   └── TokenExpired            ours, and too old
 ├── RenderError                 a letter cannot be rendered
 ├── DatabaseRefused             the database is newer, older, missing or read-only
+├── DatabaseUnavailable         the database is locked, full, gone or unreachable for now
 └── RelayUnavailable            no conversation with the mail server could begin
 """
 

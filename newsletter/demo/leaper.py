@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _WEEK = timedelta(weeks=1)
 _LOOK_SECONDS = 0.02
 _NAP_SECONDS = 0.1
+_MOST_WEEKS_BEHIND = 2
 _MANY = 50
 
 
@@ -172,4 +173,6 @@ class Leaper:
             time.sleep(min(remaining, _NAP_SECONDS))
             return
         self._clock.set(to)
-        self._landed_at = time.monotonic()
+        # What came too late shortens the next leaps, within reason.
+        late = min(-remaining, _MOST_WEEKS_BEHIND * self._week_seconds)
+        self._landed_at = time.monotonic() - late

@@ -98,25 +98,23 @@ def _identify_sequence(sequence: Sequence, live: Revision | None, names: StepNam
     before = live.sequence(sequence.key) if live else None
     live_identities = {step.key: step.identity for step in before.steps} if before else {}
     known = {name: identity for (key, name), identity in names.items() if key == sequence.key}
-    taken: set[str] = set()
     identified: dict[str, Step] = {}
-    # Those that keep what they have come first, so that a key that comes back cannot take it from them.
-    for step in sequence.steps:
-        identity = live_identities.get(step.key)
-        if identity is None and step.formerly is not None:
-            identity = live_identities.get(step.formerly) or known.get(step.formerly)
-        if identity is not None and identity not in taken:
+    taken: set[str] = set()
+
+    def take(step: Step, identity: str | None) -> None:
+        if step.key not in identified and identity is not None and identity not in taken:
             taken.add(identity)
             identified[step.key] = replace(step, identity=identity)
-    ever = set(known.values())
+
+    # In three turns over all steps, so that nobody is left without what they have by whoever stands before them.
     for step in sequence.steps:
-        if step.key in identified:
-            continue
-        identity = known.get(step.key)
-        if identity is None or identity in taken:
-            identity = _fresh(step.key, ever | taken)
-        taken.add(identity)
-        identified[step.key] = replace(step, identity=identity)
+        take(step, live_identities.get(step.key))
+    for step in sequence.steps:
+        if step.formerly is not None:
+            take(step, live_identities.get(step.formerly) or known.get(step.formerly))
+    for step in sequence.steps:
+        take(step, known.get(step.key))
+        take(step, _fresh(step.key, taken.union(known.values())))
     return replace(sequence, steps=tuple(identified[step.key] for step in sequence.steps))
 
 

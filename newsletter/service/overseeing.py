@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, datetime
 from uuid import UUID
 
 from newsletter.domain import progress
 from newsletter.domain.addresses import parse_address
 from newsletter.domain.delivery import Kind, State
+from newsletter.domain.subscription import State as SubscriptionState
 from newsletter.domain.subscription import SubscriberId, SubscriptionId
 from newsletter.errors import NotAllowed, NotFound
 from newsletter.service import progression
@@ -157,13 +159,27 @@ class Overseeing:
         if not item.received:
             deliveries.reopen_held(connection, now=now, identifiers=[identifier])
             return
-        open_now = deliveries.open_letters(connection, [item.subscriber_id])
-        if item.subscription_id in open_now:
-            message = f"Delivery {identifier}: another letter of this reader is under way; settle this one instead."
-            raise NotAllowed(message)
+        self._make_way(connection, item)
         if not deliveries.repeat_doubtful(connection, item, now=now):
             message = (
                 f"Delivery {identifier} was handed over twice and may have arrived; a third time would break the"
                 f" promise. Settle it: newsletter deliveries settle {identifier} --arrived, or --lost."
             )
             raise NotAllowed(message)
+
+    def _make_way(self, connection: Connection, item: Delivery) -> None:
+        """Let a letter that counted as received be repeated: its reader waits for it once more."""
+        subscriptions.get_subscriber(connection, item.subscriber_id, lock=True)
+        record = subscriptions.get_subscription(connection, item.subscription_id) if item.subscription_id else None
+        if item.kind is not Kind.LETTER or record is None:
+            return
+        if item.subscription_id in deliveries.open_letters(connection, [item.subscriber_id]):
+            message = f"Delivery {item.id}: another letter of this reader is under way; settle this one instead."
+            raise NotAllowed(message)
+        if record.state is not SubscriptionState.ACTIVE:
+            message = f"Delivery {item.id}: its subscription is {record.state}, so nothing leaves; settle it instead."
+            raise NotAllowed(message)
+        # Its own presumed arrival would hold the repeat back for five days.
+        last_letter_at = deliveries.last_accepted_at(connection, record.id)
+        waiting = replace(record, last_letter_at=last_letter_at, next_due_at=None, due_rule=None)
+        subscriptions.save_subscription(connection, record, waiting)

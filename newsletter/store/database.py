@@ -88,21 +88,20 @@ class Database:
             DatabaseRefused: the schema is newer than this program, or the database cannot be written to.
         """
         with _explained(self.url), self._engine.connect() as connection:
-            if not self.is_sqlite:
-                connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
-                connection.commit()
+            if self.is_sqlite:
+                # Whoever else starts on the same file waits for the write lock, and finds it done.
+                with connection.execution_options(sqlite_begin="IMMEDIATE").begin():
+                    return self._migrate(connection)
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
+            connection.commit()
             try:
-                if self._judge(self._version(connection)) == "current":
-                    return False
-                connection.rollback()
-                command.upgrade(_config(connection), "head")
+                done = self._migrate(connection)
                 connection.commit()
-                return True
+                return done
             finally:
-                if not self.is_sqlite:
-                    connection.rollback()
-                    connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
-                    connection.commit()
+                connection.rollback()
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
+                connection.commit()
 
     def check(self) -> None:
         """Make sure that this program and the schema fit.
@@ -117,6 +116,12 @@ class Database:
             case "older":
                 message = f"The database {_shown(self.url)} is older than this program. Run `newsletter db upgrade`."
                 raise DatabaseRefused(message)
+
+    def _migrate(self, connection: Connection) -> bool:
+        if self._judge(self._version(connection)) == "current":
+            return False
+        command.upgrade(_config(connection), "head")
+        return True
 
     def _version(self, connection: Connection | None = None) -> str | None:
         if connection is not None:
@@ -156,8 +161,8 @@ def _parse_url(text_url: str) -> URL:
 
 def _open_engine(url: URL, *, pool_size: int) -> Engine:
     if url.get_backend_name() == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000}, pool_size=pool_size,
-                               max_overflow=20)  # fmt: skip
+        timeout = {"timeout": _BUSY_TIMEOUT_MS / 1000}
+        engine = create_engine(url, hide_parameters=True, pool_size=pool_size, max_overflow=20, connect_args=timeout)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine

@@ -235,6 +235,13 @@ def letter_totals(connection: Connection, subscription_id: UUID) -> int:
     return connection.scalar(statement) or 0
 
 
+def last_accepted_at(connection: Connection, subscription_id: UUID) -> datetime | None:
+    """When the mail server last said that it has a letter of this subscription."""
+    mine = and_(delivery.c.subscription_id == subscription_id, delivery.c.kind == Kind.LETTER)
+    latest: datetime | None = connection.scalar(select(func.max(delivery.c.sent_at)).where(mine))
+    return latest
+
+
 # Workers and their leases
 
 

@@ -189,6 +189,7 @@ def test_drafts_notes_and_hidden_files_are_left_alone(folder):
         folder.write(f"sequences/trust/{name}", b"\xff")
     folder.write("sequences/_next/sequence.yaml", "nonsense: 1")
     folder.write("sequences/README.md", "Notes")
+    folder.write("sequences/picture.png", b"\xff")
 
     assert read_content(folder.root) == expected
 

@@ -84,9 +84,7 @@ class TestAnAddress:
             ("ΣΊΣΥΦΟΣ@example.org", "ΣΊΣΥΦΟΣ@example.org", "σίσυφοσ@example.org", "ΣΊΣΥΦΟΣ@example.org"),
         ],
     )
-    def test_is_shown_looked_up_and_sent_to_in_its_own_form_each(
-        self, typed: str, text: str, key: str, wire: str
-    ):
+    def test_is_shown_looked_up_and_sent_to_in_its_own_form_each(self, typed: str, text: str, key: str, wire: str):
         address = parse_address(typed)
         assert (address.text, address.key, address.wire) == (text, key, wire)
         assert address.domain_ascii == wire.rpartition("@")[2]
@@ -329,9 +327,7 @@ class TestAnyTextAtAll:
             for character in map(chr, range(0x80, sys.maxunicode + 1))
             if unicodedata.normalize("NFD", character) != character or character.casefold() != character
         ]
-        changed = [
-            c for c in changed if not 0xAC00 < ord(c) < 0xD7A3
-        ]  # Hangul composes by rule, one is enough
+        changed = [c for c in changed if not 0xAC00 < ord(c) < 0xD7A3]  # Hangul composes by rule, one is enough
         accepted = 0
         for character in changed:
             address = parsed(f"x{character}\u0301\u0345x@example.org")

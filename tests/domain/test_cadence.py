@@ -76,9 +76,7 @@ STRANGE_ZONES = {
 
 a_zone = st.one_of(st.sampled_from(sorted(STRANGE_ZONES)), st.sampled_from(ZONES))
 a_time = st.one_of(
-    st.sampled_from(
-        [time(0), time(0, 30), time(2), time(2, 30), time(3), time(8), time(23, 30), time(23, 59)]
-    ),
+    st.sampled_from([time(0), time(0, 30), time(2), time(2, 30), time(3), time(8), time(23, 30), time(23, 59)]),
     st.builds(time, st.integers(0, 23), st.integers(0, 59)),
 )
 a_day = st.dates(date(1985, 1, 7), date(2037, 11, 30))
@@ -301,18 +299,14 @@ class TestTheInstantOfASlot:
             ("Pacific/Pago_Pago", "2026-05-05T09:00", "2026-05-05T20:00Z"),
         ],
     )
-    def test_on_hard_days_is_the_one_that_the_calendar_standard_says(
-        self, timezone: str, local: str, instant: str
-    ):
+    def test_on_hard_days_is_the_one_that_the_calendar_standard_says(self, timezone: str, local: str, instant: str):
         day = datetime.fromisoformat(local)
         assert slot_instant(day.date(), day.time(), timezone) == utc(instant)
         assert slot_instant(day.date(), day.time().replace(fold=1), timezone) == utc(instant)
 
     @settings(max_examples=400, deadline=None)
     @given(timezone=a_zone, day=a_day, at=a_time)
-    def test_is_the_first_that_shows_this_time_or_in_a_gap_the_offset_before(
-        self, timezone: str, day: date, at: time
-    ):
+    def test_is_the_first_that_shows_this_time_or_in_a_gap_the_offset_before(self, timezone: str, day: date, at: time):
         """Told from the other side: from instants to wall clocks, without asking Python about folds."""
         told = datetime.combine(day, at)
         around = [told.replace(tzinfo=UTC) + n * HOUR for n in range(-48, 49)]
@@ -345,16 +339,12 @@ class TestTheInstantOfASlot:
 class TestTheFirstSlot:
     @settings(max_examples=300, deadline=None)
     @given(which=a_slot, not_before=an_instant)
-    @example(
-        which=Slot(weekday=4, at=time(8), timezone="Pacific/Apia"), not_before=utc("2011-12-30T17:00Z")
-    ).via("local Saturday, and Friday's slot is yet to come")
-    def test_is_the_smallest_instant_of_the_slot_that_is_not_too_early(
-        self, which: Slot, not_before: datetime
-    ):
+    @example(which=Slot(weekday=4, at=time(8), timezone="Pacific/Apia"), not_before=utc("2011-12-30T17:00Z")).via(
+        "local Saturday, and Friday's slot is yet to come"
+    )
+    def test_is_the_smallest_instant_of_the_slot_that_is_not_too_early(self, which: Slot, not_before: datetime):
         near = [not_before.date() + n * DAY for n in range(-21, 22)]
-        instants = [
-            slot_instant(day, which.at, which.timezone) for day in near if day.weekday() == which.weekday
-        ]
+        instants = [slot_instant(day, which.at, which.timezone) for day in near if day.weekday() == which.weekday]
         assert first_slot(which, not_before=not_before) == min(at for at in instants if at >= not_before)
 
     @given(which=a_slot, not_before=an_instant)
@@ -379,9 +369,7 @@ class TestAnUndisturbedSequence:
                 assert_one_letter_per_local_week(slot(f"{weekday} {at}", zones[0]), 2020, 2030)
 
     @pytest.mark.parametrize(("timezone", "years"), STRANGE_ZONES.items(), ids=list(STRANGE_ZONES))
-    def test_sends_one_letter_per_local_week_in_the_strangest_zones(
-        self, timezone: str, years: tuple[int, int]
-    ):
+    def test_sends_one_letter_per_local_week_in_the_strangest_zones(self, timezone: str, years: tuple[int, int]):
         first, last = max(years[0], years[1] - 6), years[1]
         for weekday in WEEKDAYS:
             for at in ("00:15", "00:45", "01:45", "02:15", "23:45"):
@@ -438,18 +426,14 @@ a_disturbance = st.builds(
 class TestADisturbedSequence:
     @settings(max_examples=300, deadline=None)
     @given(begin=an_instant, disturbances=st.lists(a_disturbance, min_size=1, max_size=12))
-    def test_never_sends_two_letters_closer_than_the_gap(
-        self, begin: datetime, disturbances: list[Disturbance]
-    ):
+    def test_never_sends_two_letters_closer_than_the_gap(self, begin: datetime, disturbances: list[Disturbance]):
         """Whatever happens to slot, zone, pace and clock, and however late a letter was accepted."""
         last_due = begin
         for to in disturbances:
             accepted = last_due + to.accepted_late
             now = accepted + to.clock_jump
             held = None if to.held_back is None else now + to.held_back
-            due = next_due(
-                to.slot, now=now, last_letter_at=accepted, after=to.after, pace=to.pace, not_before=held
-            )
+            due = next_due(to.slot, now=now, last_letter_at=accepted, after=to.after, pace=to.pace, not_before=held)
             assert due.at >= now
             assert held is None or due.at >= held
             assert due.at > accepted
@@ -495,9 +479,7 @@ class TestADisturbedSequence:
 
     def test_follows_a_reader_around_the_world_without_a_double(self):
         last = utc("2026-11-25T19:00Z")  # Thursday 08:00 in Auckland
-        due = next_due(
-            slot("wed 09:00", "Pacific/Honolulu"), now=last, last_letter_at=last, after=None, pace=1
-        )
+        due = next_due(slot("wed 09:00", "Pacific/Honolulu"), now=last, last_letter_at=last, after=None, pace=1)
         assert due == Due(at=utc("2026-12-02T19:00Z"), rule="slot")
 
     def test_says_which_rule_decided(self):
@@ -506,9 +488,7 @@ class TestADisturbedSequence:
         def rule(
             which: Slot = thursday, *, pace: int = 1, now: datetime = last, not_before: datetime | None = None
         ) -> str:
-            return next_due(
-                which, now=now, last_letter_at=last, after=None, pace=pace, not_before=not_before
-            ).rule
+            return next_due(which, now=now, last_letter_at=last, after=None, pace=pace, not_before=not_before).rule
 
         assert rule() == "slot"
         assert rule(pace=4) == "slot"
@@ -573,9 +553,7 @@ class TestAStepsOwnDistance:
         last, thursday = utc("2026-11-26T07:00Z"), slot("thu 08:00")
 
         def due(not_before: str, now: datetime = last + HOUR) -> Due:
-            return next_due(
-                thursday, now=now, last_letter_at=last, after=3 * DAY, pace=1, not_before=utc(not_before)
-            )
+            return next_due(thursday, now=now, last_letter_at=last, after=3 * DAY, pace=1, not_before=utc(not_before))
 
         assert due("2026-11-29T07:00Z") == Due(at=utc("2026-11-29T07:00Z"), rule="after")
         assert due("2026-11-29T07:01Z") == Due(at=utc("2026-12-03T07:00Z"), rule="not_before")
@@ -602,9 +580,7 @@ class TestAPause:
         floor = now if last is None else max(now, last + min_gap(pace))
         days = {day + n * DAY for day in (on, floor.date()) for n in range(-1, 22)}
         candidates = (
-            slot_instant(day, which.at, which.timezone)
-            for day in days
-            if day >= on and day.weekday() == which.weekday
+            slot_instant(day, which.at, which.timezone) for day in days if day >= on and day.weekday() == which.weekday
         )
         assert due.at == min(at for at in candidates if at >= floor)
 
@@ -655,9 +631,7 @@ class TestALocalWeek:
         assert local_week(utc(instant), timezone) == week
 
     @given(timezone=a_zone, at=an_instant, later=st.timedeltas(timedelta(0), 400 * DAY))
-    def test_never_goes_back_but_where_a_midnight_comes_twice(
-        self, timezone: str, at: datetime, later: timedelta
-    ):
+    def test_never_goes_back_but_where_a_midnight_comes_twice(self, timezone: str, at: datetime, later: timedelta):
         assert local_week(at, timezone) <= local_week(at + later + DAY, timezone)
 
     @settings(max_examples=300, deadline=None)
@@ -673,9 +647,7 @@ class TestALocalWeek:
         assert found == one
 
     def test_that_is_the_last_of_a_long_year_is_followed_by_the_first_of_the_next(self):
-        found = first_slot_in_later_week(
-            slot("thu 08:00"), week=(2026, 53), not_before=utc("2026-12-28T00:00Z")
-        )
+        found = first_slot_in_later_week(slot("thu 08:00"), week=(2026, 53), not_before=utc("2026-12-28T00:00Z"))
         assert found == utc("2027-01-07T07:00Z")
 
 

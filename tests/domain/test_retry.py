@@ -41,9 +41,7 @@ def test_the_pauses_grow_until_they_are_near_the_longest(seed: str):
 
 
 @given(attempt=an_attempt, seed=a_seed, other=a_seed)
-def test_the_same_arguments_give_the_same_instant_and_another_seed_another_one(
-    attempt: int, seed: str, other: str
-):
+def test_the_same_arguments_give_the_same_instant_and_another_seed_another_one(attempt: int, seed: str, other: str):
     assert pause(attempt, seed) == pause(attempt, seed)
     assert (pause(attempt, seed) == pause(attempt, other)) == (seed == other)
 

@@ -121,9 +121,7 @@ def compare(server: SmtpServer, books: Books) -> Comparison:
         message_ids_of_one_letter=max(
             (len({received.message_id for received in same}) for same in copies.values()), default=0
         ),
-        repeats_that_differ=sum(
-            len({received.content for received in same}) > 1 for same in by_message_id.values()
-        ),
+        repeats_that_differ=sum(len({received.content for received in same}) > 1 for same in by_message_id.values()),
     )
 
 
@@ -310,9 +308,7 @@ def test_killed_twice_before_the_bytes_it_is_not_lost_in_silence(
     assert program.json("deliveries", "list") == []
 
 
-def test_who_prefers_a_gap_gets_no_double(
-    seeded_database: Seeded, open_program: OpenProgram, smtp_server: SmtpServer
-):
+def test_who_prefers_a_gap_gets_no_double(seeded_database: Seeded, open_program: OpenProgram, smtp_server: SmtpServer):
     """With ON_UNCERTAIN=hold an unanswered letter is not repeated, unless the operator names it."""
     program = open_program(seeded_database(1), smtp_connections=1, on_uncertain="hold")
     program.set_clock(THURSDAY)

@@ -471,9 +471,7 @@ def refusal_of(url: str) -> SettingsError | None:
     return None
 
 
-@pytest.mark.parametrize(
-    ("url", "name"), [("smtp://localhost", "SmtpMailer"), ("maildir:./mail", "MaildirMailer")]
-)
+@pytest.mark.parametrize(("url", "name"), [("smtp://localhost", "SmtpMailer"), ("maildir:./mail", "MaildirMailer")])
 def test_each_route_has_its_mailer(url: str, name: str) -> None:
     assert type(open_mailer(parse_mail_url(url))).__name__ == name
 

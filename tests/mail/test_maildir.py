@@ -76,9 +76,7 @@ def test_letters_are_private_to_the_user(mailbox: MaildirMailbox) -> None:
     assert letter.parent.stat().st_mode & 0o077 == 0
 
 
-def test_a_relative_path_counts_from_where_the_program_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_path_counts_from_where_the_program_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     mailer = open_mailer(parse_mail_url("maildir:./mail"))
@@ -129,9 +127,7 @@ def test_a_letter_whose_place_is_not_safe_yet_is_in_doubt(
     assert len(mailbox.arrived()) == 1
 
 
-def test_the_letter_is_on_the_disk_before_it_appears(
-    mailbox: MaildirMailbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_letter_is_on_the_disk_before_it_appears(mailbox: MaildirMailbox, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     real = os.fsync
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -144,9 +145,7 @@ def test_an_idle_connection_that_does_not_answer_is_replaced(smtp_server: SmtpSe
     mailer.close()
 
 
-def test_a_connection_that_the_server_closed_meanwhile_is_replaced(
-    smtp_server: SmtpServer, mailer: SmtpMailer
-) -> None:
+def test_a_connection_that_the_server_closed_meanwhile_is_replaced(smtp_server: SmtpServer, mailer: SmtpMailer) -> None:
     send(mailer)
     smtp_server.drop_connections()
     smtp_server.wait_for(lambda server: not server.open_connections)
@@ -165,9 +164,7 @@ def test_a_server_that_came_back_is_used_again(smtp_server: SmtpServer, mailer: 
     assert send(mailer) is Outcome.ACCEPTED
 
 
-def test_after_a_refusal_the_envelope_is_cleared_before_the_next(
-    smtp_server: SmtpServer, mailer: SmtpMailer
-) -> None:
+def test_after_a_refusal_the_envelope_is_cleared_before_the_next(smtp_server: SmtpServer, mailer: SmtpMailer) -> None:
     smtp_server.script("rcpt", Reply(550, "5.1.1 No such user"), times=1)
 
     assert send(mailer) is Outcome.ADDRESS_DEAD
@@ -197,20 +194,23 @@ def test_a_connection_that_cannot_be_cleared_is_left(smtp_server: SmtpServer, re
     mailer.close()
 
 
-def test_close_says_quit_and_does_not_wait_for_ever(smtp_server: SmtpServer) -> None:
+def test_close_says_quit_and_does_not_wait_as_for_other_answers(
+    smtp_server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("newsletter.mail.conversation._GOODBYE", timedelta(seconds=0.1))
     smtp_server.script("quit", Delay(60))
-    mailer = build_mailer(smtp_server, timeouts=QUICK)
+    mailer = build_mailer(smtp_server)
     send(mailer)
+    began = time.monotonic()
     mailer.close()
 
     assert smtp_server.commands[-1] == "QUIT"
+    assert time.monotonic() - began < 5
 
 
 def test_a_body_without_its_terminator_is_not_accepted(smtp_server: SmtpServer) -> None:
     """The terminator is not among the bytes that `write_body` writes, so that dying before it is certain."""
-    conversation = Conversation(
-        parse_mail_url(smtp_server.url), context=None, hello="worker.example", timeouts=QUICK
-    )
+    conversation = Conversation(parse_mail_url(smtp_server.url), context=None, hello="worker.example", timeouts=QUICK)
     for command in ("MAIL FROM:<a@example.org>", "RCPT TO:<b@example.org>", "DATA"):
         conversation.ask(command)
     conversation.write_body(b"Subject: x\r\n\r\n.\r\n")
@@ -306,9 +306,7 @@ def test_keywords_count_in_any_case_and_empty_lines_do_not(smtp_server: SmtpServ
 # Names
 
 
-@pytest.mark.parametrize(
-    "name", ["", "two words", "a\r\nMAIL FROM:<x@example.org>", "bücher.example", "a\0b"]
-)
+@pytest.mark.parametrize("name", ["", "two words", "a\r\nMAIL FROM:<x@example.org>", "bücher.example", "a\0b"])
 def test_our_own_name_cannot_hold_a_second_command(smtp_server: SmtpServer, name: str) -> None:
     with pytest.raises(ValueError, match="local host name"):
         SmtpMailer(parse_mail_url(smtp_server.url), local_hostname=name)
@@ -323,9 +321,7 @@ def test_our_own_name_cannot_hold_a_second_command(smtp_server: SmtpServer, name
         ("my_pc.local\r\nRSET", "[127.0.0.1]"),
     ],
 )
-def test_a_machine_without_a_full_name_says_an_address(
-    monkeypatch: pytest.MonkeyPatch, fqdn: str, name: str
-) -> None:
+def test_a_machine_without_a_full_name_says_an_address(monkeypatch: pytest.MonkeyPatch, fqdn: str, name: str) -> None:
     monkeypatch.setattr("socket.getfqdn", lambda: fqdn)
 
     assert own_name() == name

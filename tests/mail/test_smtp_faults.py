@@ -88,9 +88,7 @@ def assert_next_letter_is_unharmed(server: SmtpServer, mailer: SmtpMailer) -> No
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_an_answer_is_judged_at_its_stage(
-    smtp_server: SmtpServer, mailer: SmtpMailer, stage: str, answer: str
-) -> None:
+def test_an_answer_is_judged_at_its_stage(smtp_server: SmtpServer, mailer: SmtpMailer, stage: str, answer: str) -> None:
     steps, before_dot, at_dot = ANSWERS[answer]
     smtp_server.script(stage, *steps, times=1)
     mailer.open()
@@ -103,13 +101,13 @@ def test_an_answer_is_judged_at_its_stage(
     assert (verdict.reply_code, verdict.reply_text) == (reply.code, reply.text.replace("\n", " "))
     assert smtp_server.ledger == []
     assert_next_letter_is_unharmed(smtp_server, mailer)
+    # An answer leaves the connection as it was, 421 and a farewell do not.
+    assert smtp_server.connections == (2 if reply.code == 421 or Close() in steps else 1)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_doubt_only_at_the_dot(
-    smtp_server: SmtpServer, mailer: SmtpMailer, stage: str, fault: str
-) -> None:
+def test_a_fault_is_doubt_only_at_the_dot(smtp_server: SmtpServer, mailer: SmtpMailer, stage: str, fault: str) -> None:
     smtp_server.script(stage, *FAULTS[fault], times=1)
     mailer.open()
     began = time.monotonic()
@@ -119,8 +117,10 @@ def test_a_fault_is_doubt_only_at_the_dot(
     assert verdict.outcome is (Outcome.NO_ANSWER if stage == "dot" else Outcome.UNAVAILABLE)
     assert (verdict.stage, verdict.reply_code) == (stage, None)
     assert verdict.reply_text.startswith("The mail server ")
+    assert FAULTS[fault][-1] != Close() or verdict.reply_text == "The mail server closed the connection."
     assert time.monotonic() - began < QUICK.message.total_seconds()
     assert len(smtp_server.ledger) == (stage == "dot")
+    assert mailer.send(build_envelope()).stage == "open"  # The connection is gone, not kept in doubt.
     assert_next_letter_is_unharmed(smtp_server, mailer)
     assert smtp_server.connections == 2
 
@@ -162,9 +162,7 @@ def test_answers_given_ahead_are_never_taken_for_the_real_ones(
 
 
 @pytest.mark.parametrize("stage", ["mail", "rset"])
-def test_a_stray_refusal_condemns_no_address(
-    smtp_server: SmtpServer, mailer: SmtpMailer, stage: str
-) -> None:
+def test_a_stray_refusal_condemns_no_address(smtp_server: SmtpServer, mailer: SmtpMailer, stage: str) -> None:
     """What stands unread before RCPT is no answer to RCPT, even if it says that somebody is not known."""
     if stage == "rset":
         smtp_server.script("rcpt", Reply(451, "4.3.0 Later"), times=1)
@@ -181,9 +179,7 @@ def test_a_stray_refusal_condemns_no_address(
     assert_next_letter_is_unharmed(smtp_server, mailer)
 
 
-def test_a_second_answer_to_one_letter_is_not_taken_for_the_next(
-    smtp_server: SmtpServer, mailer: SmtpMailer
-) -> None:
+def test_a_second_answer_to_one_letter_is_not_taken_for_the_next(smtp_server: SmtpServer, mailer: SmtpMailer) -> None:
     smtp_server.script("dot", Raw(b"250 2.0.0 One\r\n250 2.0.0 Two\r\n"), times=1)
     mailer.open()
 
@@ -192,9 +188,7 @@ def test_a_second_answer_to_one_letter_is_not_taken_for_the_next(
     assert smtp_server.connections == 2
 
 
-def test_a_farewell_between_letters_is_not_taken_for_an_answer(
-    smtp_server: SmtpServer, mailer: SmtpMailer
-) -> None:
+def test_a_farewell_between_letters_is_not_taken_for_an_answer(smtp_server: SmtpServer, mailer: SmtpMailer) -> None:
     smtp_server.script("dot", Reply(250, "2.0.0 Ok"), Delay(0.05), Reply(421, "4.4.2 Idle"), Close(), times=1)
     mailer.open()
     mailer.send(build_envelope())
@@ -209,9 +203,7 @@ def test_a_farewell_between_letters_is_not_taken_for_an_answer(
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("stage", ["rset", "noop"])
-def test_a_connection_that_fails_between_letters_is_replaced(
-    smtp_server: SmtpServer, stage: str, fault: str
-) -> None:
+def test_a_connection_that_fails_between_letters_is_replaced(smtp_server: SmtpServer, stage: str, fault: str) -> None:
     smtp_server.script(stage, *FAULTS[fault], times=1)
     if stage == "rset":
         smtp_server.script("rcpt", Reply(451, "4.3.0 Later"), times=1)
@@ -242,6 +234,7 @@ LARGE = b"A line of the usual length and a little more.\r\n" * 200_000
         ([Reply(552, "5.3.4 Too big"), Close()], Outcome.REFUSED, 552),
         ([Reply(552, "5.3.4 Too big")], Outcome.REFUSED, 552),
         ([Reply(452, "4.3.1 Out of space"), Hang()], Outcome.DEFERRED, 452),
+        ([Delay(0.2), Reply(452, "4.3.1 Out of space"), Hang()], Outcome.DEFERRED, 452),
         ([Reply(421, "4.3.2 Shutting down"), Close()], Outcome.UNAVAILABLE, 421),
         ([Reply(250, "2.0.0 Taken")], Outcome.UNAVAILABLE, 250),
         ([Reply(354, "Go ahead")], Outcome.UNAVAILABLE, 354),
@@ -264,6 +257,7 @@ def test_before_the_terminator_a_letter_is_certainly_not_accepted(
     assert lost or (verdict.outcome, verdict.reply_code) == (outcome, code)
     assert verdict.stage == "body"
     assert smtp_server.ledger == []
+    assert mailer.send(build_envelope()).stage == "open"
     assert_next_letter_is_unharmed(smtp_server, mailer)
     assert smtp_server.connections == 2
 
@@ -273,9 +267,7 @@ def test_before_the_terminator_a_letter_is_certainly_not_accepted(
 
 def test_slow_replies_cannot_add_up_beyond_the_whole_message(smtp_server: SmtpServer) -> None:
     """Each reply comes within its own time; together they would shorten the wait for the last."""
-    timeouts = Timeouts(
-        command=timedelta(seconds=5), dot=timedelta(seconds=5), message=timedelta(seconds=5.5)
-    )
+    timeouts = Timeouts(command=timedelta(seconds=5), dot=timedelta(seconds=5), message=timedelta(seconds=5.5))
     for stage in STAGES:
         smtp_server.script(stage, Delay(0.3))
     mailer = SmtpMailer(parse_mail_url(smtp_server.url), local_hostname="worker.example", timeouts=timeouts)
@@ -291,15 +283,26 @@ def test_slow_replies_cannot_add_up_beyond_the_whole_message(smtp_server: SmtpSe
 
 
 def test_the_wait_for_the_answer_is_not_shortened_by_what_came_before(smtp_server: SmtpServer) -> None:
-    timeouts = Timeouts(
-        command=timedelta(seconds=2), dot=timedelta(seconds=2), message=timedelta(seconds=2.7)
-    )
-    smtp_server.script("rcpt", Delay(0.3))
-    smtp_server.script("dot", Delay(0.6))
+    timeouts = Timeouts(command=timedelta(seconds=0.6), dot=timedelta(seconds=3), message=timedelta(seconds=3.7))
+    smtp_server.script("rcpt", Delay(0.2))
+    smtp_server.script("dot", Delay(0.8))
     mailer = SmtpMailer(parse_mail_url(smtp_server.url), local_hostname="worker.example", timeouts=timeouts)
     mailer.open()
 
     assert mailer.send(build_envelope()).outcome is Outcome.ACCEPTED
+    mailer.close()
+
+
+def test_the_long_wait_is_for_that_answer_only(smtp_server: SmtpServer) -> None:
+    timeouts = Timeouts(command=timedelta(seconds=0.5), dot=timedelta(seconds=60), message=timedelta(seconds=120))
+    mailer = SmtpMailer(parse_mail_url(smtp_server.url), local_hostname="worker.example", timeouts=timeouts)
+    mailer.open()
+    mailer.send(build_envelope())
+    smtp_server.script("mail", Hang())
+    began = time.monotonic()
+
+    assert mailer.send(build_envelope()).outcome is Outcome.UNAVAILABLE
+    assert time.monotonic() - began < 5
     mailer.close()
 
 
@@ -361,9 +364,7 @@ def test_a_server_that_turns_us_away_is_unavailable(
 
 @pytest.mark.parametrize("stage", ["banner", "ehlo"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_greeting_is_unavailable(
-    smtp_server: SmtpServer, mailer: SmtpMailer, stage: str, fault: str
-) -> None:
+def test_a_faulty_greeting_is_unavailable(smtp_server: SmtpServer, mailer: SmtpMailer, stage: str, fault: str) -> None:
     smtp_server.script(stage, *FAULTS[fault])
 
     with pytest.raises(RelayUnavailable) as caught:

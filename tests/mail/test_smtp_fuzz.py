@@ -24,9 +24,7 @@ BEFORE_DOT = {Outcome.DEFERRED, Outcome.REFUSED, Outcome.ADDRESS_DEAD, Outcome.U
 AT_DOT = {Outcome.ACCEPTED, Outcome.DEFERRED, Outcome.REFUSED, Outcome.NO_ANSWER}
 
 codes = st.one_of(st.sampled_from([220, 221, 250, 251, 354, 421, 450, 550, 554]), st.integers(0, 1100))
-enhanced = st.sampled_from(
-    [b"", b"2.0.0 ", b"4.2.2 ", b"5.1.1 ", b"5.7.1 ", b"5.1.1", b"5.1.1000 ", b"9.9.9 "]
-)
+enhanced = st.sampled_from([b"", b"2.0.0 ", b"4.2.2 ", b"5.1.1 ", b"5.7.1 ", b"5.1.1", b"5.1.1000 ", b"9.9.9 "])
 line_ends = st.sampled_from([b"\r\n", b"\n", b"\r", b"", b"\r\r\n", b"\0\r\n"])
 reply_lines = st.builds(
     lambda code, separator, status, text, end: b"%d%b%b%b%b" % (code, separator, status, text, end),
@@ -117,9 +115,7 @@ def test_any_bytes_while_the_body_goes_out(server: SmtpServer, mailer: SmtpMaile
 
 @given(
     stage=st.sampled_from(["mail", "rcpt", "data", "dot"]),
-    said=st.lists(
-        st.sampled_from([b"250 Ok\r\n", b"354 Go\r\n", b"550 5.1.1 No\r\n", b"421 Bye\r\n"]), min_size=1
-    ),
+    said=st.lists(st.sampled_from([b"250 Ok\r\n", b"354 Go\r\n", b"550 5.1.1 No\r\n", b"421 Bye\r\n"]), min_size=1),
     end=st.sampled_from([(), (Close(),), (Reset(),)]),
 )
 def test_any_proper_replies_in_any_number(

@@ -155,9 +155,7 @@ def test_it_speaks_tls_and_checks_logins(security: Security) -> None:
             client.sendmail("a@example.org", ["b@example.org"], LETTER)
 
         assert server.ledger[0].encrypted
-        assert [(login.user, login.accepted, login.encrypted) for login in server.logins] == [
-            ("maria", True, True)
-        ]
+        assert [(login.user, login.accepted, login.encrypted) for login in server.logins] == [("maria", True, True)]
 
 
 def test_it_keeps_the_order_of_commands(smtp_server: SmtpServer) -> None:

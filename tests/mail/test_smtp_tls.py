@@ -36,9 +36,7 @@ PASSWORD = "pässwörd:/?#@%"
 USERS = {"maria@example.org": PASSWORD}
 
 
-def build_mailer(
-    server: SmtpServer, *, url: str | None = None, timeouts: Timeouts | None = None
-) -> SmtpMailer:
+def build_mailer(server: SmtpServer, *, url: str | None = None, timeouts: Timeouts | None = None) -> SmtpMailer:
     return SmtpMailer(
         parse_mail_url(url or server.url), local_hostname="worker.example", timeouts=timeouts or Timeouts()
     )
@@ -116,9 +114,7 @@ def test_without_starttls_nothing_is_sent() -> None:
         pytest.param([Hang()], id="falls silent"),
         pytest.param([Reply(220, "Go"), Hang()], id="no handshake"),
         pytest.param([Reply(220, "Go"), Close()], id="no handshake, hangs up"),
-        pytest.param(
-            [Reply(220, "Go"), Drip(b"\x16\x03\x03\x40\x00" + b"x" * 40, 0.1)], id="a dripping handshake"
-        ),
+        pytest.param([Reply(220, "Go"), Drip(b"\x16\x03\x03\x40\x00" + b"x" * 40, 0.1)], id="a dripping handshake"),
         pytest.param([Raw(b"220 Go\r\n250 Ok\r\n250 Ok\r\n")], id="injected"),
         pytest.param([Raw(b"220 Go\r\n"), Delay(0.05), Raw(b"250 Ok\r\n")], id="injected later"),
     ],
@@ -202,9 +198,7 @@ def test_a_host_name_is_checked_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
-def test_a_cafile_that_cannot_be_used_is_a_fault_of_the_settings(
-    tmp_path: Path, content: bytes | None
-) -> None:
+def test_a_cafile_that_cannot_be_used_is_a_fault_of_the_settings(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "ca.pem"
     if content is not None:
         path.write_bytes(content)
@@ -234,9 +228,7 @@ def test_on_loopback_clear_text_is_the_default_even_where_starttls_is_offered() 
 # Logging in
 
 
-@pytest.mark.parametrize(
-    "mechanisms", ["PLAIN LOGIN", "LOGIN PLAIN", "PLAIN", "plain", "LOGIN", "CRAM-MD5 LOGIN"]
-)
+@pytest.mark.parametrize("mechanisms", ["PLAIN LOGIN", "LOGIN PLAIN", "PLAIN", "plain", "LOGIN", "CRAM-MD5 LOGIN"])
 def test_user_and_password_arrive_as_they_are(mechanisms: str) -> None:
     with SmtpServer(users=USERS, mechanisms=mechanisms) as server:
         mailer = build_mailer(server)
@@ -311,9 +303,7 @@ def test_a_secured_answer_that_is_slow_is_doubt() -> None:
 
 
 def test_a_secured_server_that_stops_reading_frees_the_worker() -> None:
-    timeouts = Timeouts(
-        command=timedelta(seconds=0.5), dot=timedelta(seconds=0.5), message=timedelta(seconds=1.5)
-    )
+    timeouts = Timeouts(command=timedelta(seconds=0.5), dot=timedelta(seconds=0.5), message=timedelta(seconds=1.5))
     with SmtpServer(security="implicit", extensions=[]) as server:
         server.script("body", Hang())
         mailer = build_mailer(server, timeouts=timeouts)

@@ -175,6 +175,10 @@ class TestNamesAndSubjects:
             with pytest.raises(RenderError, match="From"):
                 compose(LETTER, replace(HEADERS, from_name=value))
 
+    def test_a_subject_that_looks_encoded_is_taken_at_its_word(self) -> None:
+        subject = "=?utf-8?q?x?= or not"
+        assert read(compose(replace(LETTER, subject=subject), HEADERS))["Subject"] == subject
+
     def test_a_subject_of_one_endless_word(self) -> None:
         message = read(compose(replace(LETTER, subject="x" * 3000), HEADERS))
         assert message["Subject"] == "x" * 3000

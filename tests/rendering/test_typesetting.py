@@ -213,6 +213,12 @@ class TestDiscreet:
         assert plain.html.count("The Steady Page") == LETTER_BODY.count("site.name") + 1
         assert "You get this because you asked for it. It is number 3 of 9." in Page(plain.html).body_words
 
+    def test_back_from_a_pause_nothing_is_counted(
+        self, typesetter: Typesetter, series: Sequence, letter_step: Step, facts: Callable[..., LetterFacts]
+    ) -> None:
+        letter = typesetter.letter(series, letter_step, facts(discreet=True, welcome_back=True))
+        assert "Welcome back. Nothing was missed." in letter.text
+
     def test_the_day_is_the_readers_own(
         self, typesetter: Typesetter, series: Sequence, letter_step: Step, facts: Callable[..., LetterFacts]
     ) -> None:

@@ -254,7 +254,7 @@ class Program:
             raise AssertionError(message)
         return finished.out
 
-    def json(self, *words: str) -> Any:  # noqa: ANN401  (whatever JSON holds)
+    def json(self, *words: str) -> Any:
         """What a command answers with `--json`."""
         return json.loads(self.do(*words, "--json"))
 
@@ -289,9 +289,7 @@ class Program:
         kept = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT")
         # Coverage follows into the processes of the tests by variables of its own.
         environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name in kept or name.startswith(("PYTHON", "COVERAGE"))
+            name: value for name, value in os.environ.items() if name in kept or name.startswith(("PYTHON", "COVERAGE"))
         }
         search = environment.get("PYTHONPATH", "")
         environment |= {
@@ -302,9 +300,7 @@ class Program:
         }
         chosen = {**self.settings, **settings}
         environment |= {
-            f"NEWSLETTER_{name.rstrip('_').upper()}": str(value)
-            for name, value in chosen.items()
-            if value is not None
+            f"NEWSLETTER_{name.rstrip('_').upper()}": str(value) for name, value in chosen.items() if value is not None
         }
         return environment
 
