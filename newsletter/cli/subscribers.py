@@ -186,10 +186,6 @@ def describe_subscription(
 def _describe(newsletter: App, dossier: Dossier) -> dict[str, Any]:
     names = step_names(newsletter)
     reader = dossier.subscriber
-    received = {
-        record.id: sum(item.received for item in dossier.deliveries if item.subscription_id == record.id)
-        for record in dossier.subscriptions
-    }
     return {
         "address": reader.address,
         "timezone": reader.slot.timezone,
@@ -199,7 +195,7 @@ def _describe(newsletter: App, dossier: Dossier) -> dict[str, Any]:
         "paused_until": reader.paused_until,
         "created_at": reader.created_at,
         "subscriptions": [
-            describe_subscription(record, names, received[record.id]) for record in dossier.subscriptions
+            describe_subscription(record, names, dossier.received[record.id]) for record in dossier.subscriptions
         ],
         "deliveries": [
             {

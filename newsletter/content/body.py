@@ -230,9 +230,7 @@ def check_containers(body: str, page: Page) -> None:
         name, _, rest = colons[2].partition(" ")
         if not name:
             if opened is None:
-                page.fault(
-                    "::: closes nothing here; begin a box with ::: practice Title | time.", line=number
-                )
+                page.fault("::: closes nothing here; begin a box with ::: practice Title | time.", line=number)
             opened = None
         elif opened is not None:
             page.fault(f"the box of line {opened[1]} is still open; write ::: above this line.", line=number)

@@ -76,9 +76,7 @@ def _stale_help(revision: Revision, today: date) -> Iterator[ContentError]:
         for service in services:
             what = f"{service.name} ({country})"
             if service.checked_on is None:
-                yield ContentError(
-                    f"{what} was never checked; look it up and add checked_on: {today}", path=HELP_FILE
-                )
+                yield ContentError(f"{what} was never checked; look it up and add checked_on: {today}", path=HELP_FILE)
             elif today - service.checked_on > HELP_LINES_GO_STALE:
                 days = (today - service.checked_on).days
                 message = f"{what} was last checked {days} days ago; look it up and write checked_on: {today}"
@@ -101,9 +99,7 @@ def _letter_warnings(one: Series) -> Iterator[ContentError]:
         yield from _length(step, "subject", step.subject, SUBJECT_CHARACTERS)
         yield from _length(step, "preheader", step.preheader, PREHEADER_CHARACTERS)
         if "!" in step.subject:
-            yield ContentError(
-                "the subject holds an exclamation mark; a full stop is calmer.", path=step.path
-            )
+            yield ContentError("the subject holds an exclamation mark; a full stop is calmer.", path=step.path)
         words = len(_WORD.findall(_MARKUP.sub(" ", step.body)))
         if words > MOST_WORDS:
             message = f"the letter has {words} words; {MOST_WORDS} are plenty on a telephone."

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 1_000_000
 
-UNWANTED = re.compile(
-    r"[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
-)
+UNWANTED = re.compile(r"[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 """Control characters, lone surrogates, byte order marks, and line ends that editors do not show."""
 
 

@@ -59,9 +59,7 @@ def _check(weeks: int | None, week_seconds: float, port: int | None) -> None:
         message = f"--weeks {weeks}: write a number from 1 to {_MOST_WEEKS}; {whole} is the whole story."
         raise InvalidChoice(message, field="weeks")
     if not 0 <= week_seconds <= _MOST_WEEK_SECONDS:  # no number at all is refused by this, too
-        message = (
-            f"--week-seconds {week_seconds:g}: write how many a week shall take, such as {WEEK_SECONDS:g}."
-        )
+        message = f"--week-seconds {week_seconds:g}: write how many a week shall take, such as {WEEK_SECONDS:g}."
         raise InvalidChoice(message, field="week_seconds")
     if port is not None and not 0 <= port <= 65535:  # noqa: PLR2004  (as TCP has it)
         message = f"--port {port}: write a number from 1 to 65535, or leave it away."

@@ -67,9 +67,7 @@ class Ledger:
         on_failure: told in a sentence when an expectation breaks, each time.
     """
 
-    def __init__(
-        self, expectations: tuple[Expectation, ...], *, weeks: int, on_failure: Callable[[str], None]
-    ) -> None:
+    def __init__(self, expectations: tuple[Expectation, ...], *, weeks: int, on_failure: Callable[[str], None]) -> None:
         self._expectations = {expectation.key: expectation for expectation in expectations}
         self._weeks = weeks
         self._on_failure = on_failure

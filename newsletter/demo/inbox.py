@@ -149,9 +149,7 @@ class Inbox:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         return mail
 
-    def _page(
-        self, name: str, values: Mapping[str, object], *, headers: Mapping[str, str] | None = None
-    ) -> Response:
+    def _page(self, name: str, values: Mapping[str, object], *, headers: Mapping[str, str] | None = None) -> Response:
         scene = self._scene
         common = {
             "now": scene.now(), "timezone": scene.timezone, "place": scene.place, "state": scene.state(),
@@ -161,6 +159,4 @@ class Inbox:
 
 
 def _failure(_request: Request, _error: Exception) -> Response:
-    return PlainTextResponse(
-        "Something went wrong in the demo.\n", status_code=HTTPStatus.INTERNAL_SERVER_ERROR
-    )
+    return PlainTextResponse("Something went wrong in the demo.\n", status_code=HTTPStatus.INTERNAL_SERVER_ERROR)

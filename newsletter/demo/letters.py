@@ -67,9 +67,7 @@ class Check:
         if place > len(expected):
             return
         in_turn = mail.subject == expected[place - 1] and mail.position() == (place, len(expected))
-        seen = (
-            f"letters 1 to {place} of {len(expected)}" if in_turn else f"{mail.subject!r} as letter {place}"
-        )
+        seen = f"letters 1 to {place} of {len(expected)}" if in_turn else f"{mail.subject!r} as letter {place}"
         self._ledger.see(Key.ORDER, in_turn, seen)
 
 

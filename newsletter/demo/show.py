@@ -49,9 +49,7 @@ class Show:
             NewsletterError: the port is taken, or the demo cannot be set up.
         """
         with stage.listen(port) as listener, stage.temporary_folder() as folder:
-            self._print(
-                "Setting up: a database, a maildir, a copy of the letters, the scheduler and the site."
-            )
+            self._print("Setting up: a database, a maildir, a copy of the letters, the scheduler and the site.")
             site_url = f"http://{stage.HOST}:{listener.getsockname()[1]}"
             with stage.open_stage(folder, self._clock, base_url=site_url) as app:
                 leaper = Leaper(

@@ -43,20 +43,14 @@ SILENT_WEEKS = 3
 
 EXPECTATIONS = (
     Expectation(key=Key.LOOKING, text="Opening the confirmation link changes nothing"),
-    Expectation(
-        key=Key.CONFIRMING, text="Its button confirms, and the page says when the first letter comes"
-    ),
+    Expectation(key=Key.CONFIRMING, text="Its button confirms, and the page says when the first letter comes"),
     Expectation(key=Key.WEEKLY, text="One letter in each local week, none of them twice"),
-    Expectation(
-        key=Key.HOUR, text="Always Thursday 08:00 in Dublin, also across the clock change", from_week=3
-    ),
+    Expectation(key=Key.HOUR, text="Always Thursday 08:00 in Dublin, also across the clock change", from_week=3),
     Expectation(key=Key.ORDER, text="In the order of the series"),
     Expectation(key=Key.PARTS, text="Every letter has an HTML and a text part"),
     Expectation(key=Key.WAY_OUT, text="Every letter has a one-click way out in its headers"),
     Expectation(key=Key.PAUSE, text="Nothing comes during a pause of two weeks", from_week=5),
-    Expectation(
-        key=Key.WELCOME_BACK, text="The letter after the pause says welcome back, no other does", from_week=6
-    ),
+    Expectation(key=Key.WELCOME_BACK, text="The letter after the pause says welcome back, no other does", from_week=6),
     Expectation(key=Key.DRY_RUN, text="A dry run says in numbers what two new letters do", from_week=7),
     Expectation(key=Key.PASSED_BY, text="The new letter before their place passes them by", from_week=8),
     Expectation(key=Key.NEW_STEP, text="The new letter behind it reaches them", from_week=8),
@@ -133,9 +127,7 @@ class Story:
 
     def _subscribe(self) -> None:
         page = self._reader.open("/")
-        self._tell(
-            Kind.READER, f"{NAME}, in {PLACE}, asks for the nine letters on the page: Thursdays at 08:00"
-        )
+        self._tell(Kind.READER, f"{NAME}, in {PLACE}, asks for the nine letters on the page: Thursdays at 08:00")
         answers = {
             "sequence": SERIES, "email": ADDRESS, "weekday": "thu", "time": f"{SLOT:%H:%M}",
             "timezone": TIMEZONE, "country": COUNTRY,
@@ -172,9 +164,7 @@ class Story:
             first in landed.html,
             f"first letter {first}" if first in landed.html else "no date",
         )
-        self._tell(
-            Kind.READER, f"She presses the button. Her page says: the first letter comes {first}, 08:00"
-        )
+        self._tell(Kind.READER, f"She presses the button. Her page says: the first letter comes {first}, 08:00")
 
     # --- staying ---
 
@@ -184,9 +174,7 @@ class Story:
         slot = slot_instant(thursday, SLOT, TIMEZONE)
         if self._now() < CLOCKS_CHANGE < slot:
             self._leaper.advance(CLOCKS_CHANGE)
-            self._tell(
-                Kind.CLOCK, f"The clocks go back in {PLACE}: 08:00 there is 08:00 UTC now, no longer 07:00"
-            )
+            self._tell(Kind.CLOCK, f"The clocks go back in {PLACE}: 08:00 there is 08:00 UTC now, no longer 07:00")
         self._leaper.advance(slot)
         arrived = self.look_for_mail()
         if PAUSES_IN_WEEK < week <= PAUSES_IN_WEEK + PAUSE_WEEKS:
@@ -217,9 +205,7 @@ class Story:
 
     def _rest(self, arrived: list[Mail], *, week: int) -> None:
         seen = (
-            letters.counted(week - PAUSES_IN_WEEK, "week") + " without mail"
-            if not arrived
-            else f"{len(arrived)} mails"
+            letters.counted(week - PAUSES_IN_WEEK, "week") + " without mail" if not arrived else f"{len(arrived)} mails"
         )
         self._ledger.see(Key.PAUSE, not arrived, seen)
         self._letters += arrived
@@ -243,9 +229,7 @@ class Story:
     def _publish(self) -> None:
         self._until(days=4, hours=1)
         files = self._operator.drop_letters(place=LETTERS_BEFORE_PUBLISHING)
-        self._tell(
-            Kind.OPERATOR, f"The operator drops two new letters into the folder: {' and '.join(files)}"
-        )
+        self._tell(Kind.OPERATOR, f"The operator drops two new letters into the folder: {' and '.join(files)}")
         effects = self._operator.dry_run()
         for effect in effects:
             self._tell(Kind.OPERATOR, f"  publish --dry-run: {in_words(effect)}")

@@ -283,7 +283,7 @@ class Conversation:
             searched = len(self._unread)
             if not self._receive(seconds=_seconds_until(deadline)):
                 raise _hung_up()
-        if not 0 <= end < limit_bytes:
+        if end < 0:
             message = "sent a reply without end"
             raise ConversationError(message)
         line = bytes(self._unread[: end + 1])

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, and_, func, select
 
 from newsletter.domain import delivery as deliveries
 from newsletter.domain import subscription as subscriptions
-from newsletter.store.deliveries import SENDING, Delivery, deliveries_of, stopped, switch_is_on
+from newsletter.domain.subscription import SubscriptionId
+from newsletter.store.deliveries import SENDING, Delivery, deliveries_of, letter_totals, stopped, switch_is_on
 from newsletter.store.subscriptions import (
     Event,
     Subscriber,
@@ -71,10 +72,11 @@ class SequenceCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Dossier:
-    """Everything about one subscriber."""
+    """Everything about one subscriber: the newest deliveries and events, but all letters received are counted."""
 
     subscriber: Subscriber
     subscriptions: list[Subscription]
+    received: dict[SubscriptionId, int]
     deliveries: list[Delivery]
     events: list[Event]
 
@@ -117,9 +119,11 @@ def dossier(connection: Connection, *, address_key: str, limit: int = 200) -> Do
     reader = find_subscriber(connection, address_key=address_key)
     if reader is None:
         return None
+    records = subscriptions_of(connection, reader.id)
     return Dossier(
         subscriber=reader,
-        subscriptions=subscriptions_of(connection, reader.id),
+        subscriptions=records,
+        received={record.id: letter_totals(connection, record.id) for record in records},
         deliveries=deliveries_of(connection, reader.id, limit=limit),
         events=story(connection, reader.id, limit=limit),
     )

@@ -56,18 +56,10 @@ BAD = {
     "subject empty": Bad(LETTER, "---\nsubject:\n---\nHello\n", 2, "subject is empty"),
     "subject blank": Bad(LETTER, '---\nsubject: " "\n---\nHello\n', 2, "subject is empty"),
     "subject of two lines": Bad(LETTER, "---\nsubject: |\n  A\n  B\n---\nHello\n", 2, "one line"),
-    "subject with a colon": Bad(
-        LETTER, "---\nsubject: One: two\n---\nHello\n", 2, "a text with a colon needs quotes"
-    ),
-    "subject of Jinja unquoted": Bad(
-        LETTER, "---\nsubject: {{ site.name }}\n---\nHello\n", 2, "put it in quotes"
-    ),
-    "subject hides a header": Bad(
-        LETTER, '---\nsubject: "A\\r\\nBcc: b"\n---\nHello\n', 2, "without backslashes"
-    ),
-    "subject half a character": Bad(
-        LETTER, '---\nsubject: "\\ud800"\n---\nHello\n', 2, "without backslashes"
-    ),
+    "subject with a colon": Bad(LETTER, "---\nsubject: One: two\n---\nHello\n", 2, "a text with a colon needs quotes"),
+    "subject of Jinja unquoted": Bad(LETTER, "---\nsubject: {{ site.name }}\n---\nHello\n", 2, "put it in quotes"),
+    "subject hides a header": Bad(LETTER, '---\nsubject: "A\\r\\nBcc: b"\n---\nHello\n', 2, "without backslashes"),
+    "subject half a character": Bad(LETTER, '---\nsubject: "\\ud800"\n---\nHello\n', 2, "without backslashes"),
     "escape beyond Unicode": Bad(
         LETTER, '---\nsubject: "\\UFFFFFFFF"\n---\nHello\n', 2, "a backslash names no character"
     ),
@@ -103,9 +95,7 @@ BAD = {
     "two documents": Bad(SETTINGS, "title: A\n---\ntitle: B\n", 2, "remove the line ---"),
     # Jinja
     "endless text": Bad(LETTER, letter(body="a" * 200_001), 4, "shorten it"),
-    "Jinja never closed": Bad(
-        LETTER, letter(body="Hello\n\n{{ site.name }"), 6, "write {{ name }} for a value"
-    ),
+    "Jinja never closed": Bad(LETTER, letter(body="Hello\n\n{{ site.name }"), 6, "write {{ name }} for a value"),
     "if never closed": Bad(LETTER, letter(body="Hello\n{% if affirmation %}"), 5, "{% endif %}"),
     "unknown tag": Bad(LETTER, letter(body="Hello\n{% do x %}"), 5, "this is not Jinja"),
     "unknown name": Bad(LETTER, letter(body="Hello\n{{ sight.name }}"), 5, "did you mean site?"),
@@ -127,17 +117,13 @@ BAD = {
     "Jinja in a subject": Bad(LETTER, '---\nsubject: "{{ name }}"\n---\nHello\n', 2, "not known in a letter"),
     "Jinja in a preheader": Bad(LETTER, letter("heading: A", 'preheader: "{% if"'), 4, "this is not Jinja"),
     # containers
-    "unknown container": Bad(
-        LETTER, letter(body="Hello\n\n::: practise A | b\nc\n:::"), 6, "did you mean practice?"
-    ),
+    "unknown container": Bad(LETTER, letter(body="Hello\n\n::: practise A | b\nc\n:::"), 6, "did you mean practice?"),
     "container never closed": Bad(LETTER, letter(body="a\n::: practice A | b\nc"), 5, "write ::: below it"),
     "container within another": Bad(
         LETTER, letter(body="::: practice A\nb\n::: source\nc\n:::"), 6, "write ::: above this line"
     ),
     "container closed twice": Bad(LETTER, letter(body="::: source\nb\n:::\n:::"), 7, "begin a box"),
-    "practice without a title": Bad(
-        LETTER, letter(body="::: practice | two minutes\nb\n:::"), 4, "needs a title"
-    ),
+    "practice without a title": Bad(LETTER, letter(body="::: practice | two minutes\nb\n:::"), 4, "needs a title"),
     # names of files
     "letter without a number": Bad("sequences/trust/How it shows.md", letter(), None, "02-how-it-shows.md"),
     "letter with a space": Bad("sequences/trust/02 how.md", letter(), None, "02-how.md"),
@@ -145,18 +131,10 @@ BAD = {
     "letter in capitals": Bad("sequences/trust/02-How.md", letter(), None, "write how"),
     "letter of a reserved key": Bad("sequences/trust/02-all.md", letter(), None, "choose another key"),
     "number twice": Bad("sequences/trust/1-why.md", letter(), None, "the number 1 belongs to 01-welcome.md"),
-    "key of a letter twice": Bad(
-        "sequences/trust/02-welcome.md", letter(), None, "the key welcome belongs to"
-    ),
-    "letter that is a folder": Bad(
-        "sequences/trust/02-how.md/x", "", None, "not a file", "sequences/trust/02-how.md"
-    ),
-    "settings of another ending": Bad(
-        "sequences/trust/sequence.yml", "title: A\n", None, "call it sequence.yaml"
-    ),
-    "library of another ending": Bad(
-        "affirmations.yml", "- key: a\n", None, "did you mean affirmations.yaml?"
-    ),
+    "key of a letter twice": Bad("sequences/trust/02-welcome.md", letter(), None, "the key welcome belongs to"),
+    "letter that is a folder": Bad("sequences/trust/02-how.md/x", "", None, "not a file", "sequences/trust/02-how.md"),
+    "settings of another ending": Bad("sequences/trust/sequence.yml", "title: A\n", None, "call it sequence.yaml"),
+    "library of another ending": Bad("affirmations.yml", "- key: a\n", None, "did you mean affirmations.yaml?"),
     "letter in no sequence": Bad("sequences/welcome.md", letter(), None, "sequences/welcome"),
     "long key": Bad("sequences/trust/02-" + "a" * 61 + ".md", letter(), None, "at most 60"),
     # sequence.yaml
@@ -166,9 +144,7 @@ BAD = {
     "start": Bad(SETTINGS, "start: atonce\n", 1, "did you mean at_once?"),
     "flag quoted": Bad(SETTINGS, 'sensitive: "true"\n', 1, "write sensitive: true, without quotes"),
     "flag a number": Bad(SETTINGS, "public: 1\n", 1, "write public: true"),
-    "author without a name": Bad(
-        SETTINGS, "title: A\nauthor:\n  email: a@example.org\n", 3, "name is missing"
-    ),
+    "author without a name": Bad(SETTINGS, "title: A\nauthor:\n  email: a@example.org\n", 3, "name is missing"),
     "author nowhere": Bad(SETTINGS, "author:\n  name: A\n  email: example.org\n", 3, "'example.org'"),
     "reviewed by name only": Bad(SETTINGS, "reviewed: Dr. A\n", 1, "write reviewed: {by: Name"),
     "reviewed no day": Bad(SETTINGS, "reviewed:\n  by: Dr. A\n", 2, "add the day of the review"),
@@ -176,12 +152,8 @@ BAD = {
     "reviewed at a time": Bad(SETTINGS, "reviewed: {by: A, on: 23.11.2026}\n", 1, "on: 2026-11-23"),
     "on_finish unknown": Bad(SETTINGS, "on_finish: stopp\n", 1, "did you mean stop?"),
     "on_finish nested on one line": Bad(SETTINGS, "on_finish: continue_with: a\n", 1, "{key: value}"),
-    "continue with nothing": Bad(
-        SETTINGS, "on_finish: continue_with\n", 1, "on_finish: {continue_with: KEY}"
-    ),
-    "continue_with alone": Bad(
-        SETTINGS, "title: A\ncontinue_with: weekly-note\n", 2, "needs the line on_finish"
-    ),
+    "continue with nothing": Bad(SETTINGS, "on_finish: continue_with\n", 1, "on_finish: {continue_with: KEY}"),
+    "continue_with alone": Bad(SETTINGS, "title: A\ncontinue_with: weekly-note\n", 2, "needs the line on_finish"),
     "continue_with twice": Bad(
         SETTINGS, "on_finish: {continue_with: weekly-note}\ncontinue_with: other\n", 2, "remove this line"
     ),
@@ -196,44 +168,26 @@ BAD = {
     "unknown affirmation": Bad(LETTER, letter("affirmation: go-slow"), 3, "did you mean go-slowly?"),
     "unknown post": Bad(LETTER, letter("heading: A", "related: [toxic-bos]"), 4, "did you mean toxic-boss?"),
     "unknown discreet post": Bad(LETTER, letter("related_discreet: stress"), 3, "did you mean stress-leave?"),
-    "discreet post that is hidden": Bad(
-        LETTER, letter("related_discreet: [toxic-love]"), 3, "name another post"
-    ),
+    "discreet post that is hidden": Bad(LETTER, letter("related_discreet: [toxic-love]"), 3, "name another post"),
     "formerly a present key": Bad(
         "sequences/trust/02-how.md", letter("formerly: welcome"), 3, "still a letter (01-welcome.md)"
     ),
-    "sequence without a letter": Bad(
-        LETTER, None, None, "add a file such as 01-welcome.md", "sequences/trust"
-    ),
+    "sequence without a letter": Bad(LETTER, None, None, "add a file such as 01-welcome.md", "sequences/trust"),
     # the library
     "library no list": Bad(AFFIRMATIONS, "key: a\ntext: b\n", 1, "begin each entry with a dash"),
     "entry no mapping": Bad(AFFIRMATIONS, "- a\n", 1, "key: value"),
     "affirmation without a text": Bad(AFFIRMATIONS, "- key: a\n  text: b\n- key: c\n", 3, "text is missing"),
-    "affirmation key twice": Bad(
-        AFFIRMATIONS, "- {key: a, text: b}\n- {key: a, text: c}\n", 2, "on line 1 already"
-    ),
+    "affirmation key twice": Bad(AFFIRMATIONS, "- {key: a, text: b}\n- {key: a, text: c}\n", 2, "on line 1 already"),
     "affirmation key reserved": Bad(AFFIRMATIONS, "- {key: next, text: b}\n", 1, "choose another key"),
     "affirmation key with a space": Bad(AFFIRMATIONS, "- key: Go slowly\n  text: b\n", 1, "write go-slowly"),
     "tag that is no text": Bad(AFFIRMATIONS, "- key: a\n  text: b\n  tags: [no, b]\n", 3, 'tags: "no"'),
     "post without an address": Bad(POSTS, "- key: a\n  title: b\n", 1, "write url: https://…"),
-    "post with two addresses": Bad(
-        POSTS, "- {key: a, title: b, url: /a, path: /b}\n", 1, "needs one address"
-    ),
-    "post that runs": Bad(
-        POSTS, "- key: a\n  title: b\n  url: javascript:alert(1)\n", 3, "write url: https://…"
-    ),
-    "post path of another host": Bad(
-        POSTS, "- key: a\n  title: b\n  path: //evil.example\n", 3, "/evil.example"
-    ),
-    "post path without a slash": Bad(
-        POSTS, "- key: a\n  title: b\n  path: my post\n", 3, "write path: /my-post"
-    ),
-    "post published some day": Bad(
-        POSTS, "- {key: a, title: b, path: /a,\n   published: May}\n", 2, "year-month-day"
-    ),
-    "post discreet": Bad(
-        POSTS, "- {key: a, title: b, path: /a,\n   discreet: hidden}\n", 2, "discreet: hide"
-    ),
+    "post with two addresses": Bad(POSTS, "- {key: a, title: b, url: /a, path: /b}\n", 1, "needs one address"),
+    "post that runs": Bad(POSTS, "- key: a\n  title: b\n  url: javascript:alert(1)\n", 3, "write url: https://…"),
+    "post path of another host": Bad(POSTS, "- key: a\n  title: b\n  path: //evil.example\n", 3, "/evil.example"),
+    "post path without a slash": Bad(POSTS, "- key: a\n  title: b\n  path: my post\n", 3, "write path: /my-post"),
+    "post published some day": Bad(POSTS, "- {key: a, title: b, path: /a,\n   published: May}\n", 2, "year-month-day"),
+    "post discreet": Bad(POSTS, "- {key: a, title: b, path: /a,\n   discreet: hidden}\n", 2, "discreet: hide"),
     "help lines a list": Bad(HELP, "- name: A\n", 1, "key: value"),
     "country in small letters": Bad(HELP, "us: []\n", 1, "write US."),
     "country by name": Bad(HELP, "Germany: []\n", 1, "its two capital letters"),

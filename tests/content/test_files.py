@@ -302,9 +302,7 @@ PIECES = st.sampled_from(
         *(b"\n", b"\n---\n", b"\xc3\xa9", b"\xed\xa0\x80", b"\xc2\x85"),
     ]
 )
-ANY_BYTES = st.binary(max_size=60) | st.lists(st.one_of(PIECES, st.binary(max_size=3)), max_size=30).map(
-    b"".join
-)
+ANY_BYTES = st.binary(max_size=60) | st.lists(st.one_of(PIECES, st.binary(max_size=3)), max_size=30).map(b"".join)
 QUICK = settings(
     max_examples=150,
     deadline=None,
@@ -312,9 +310,7 @@ QUICK = settings(
 )  # the folder is written anew for each example
 
 
-@pytest.mark.parametrize(
-    "path", [LETTER, SETTINGS, "affirmations.yaml", "related-posts.yaml", "help-lines.yaml"]
-)
+@pytest.mark.parametrize("path", [LETTER, SETTINGS, "affirmations.yaml", "related-posts.yaml", "help-lines.yaml"])
 @QUICK
 @given(content=ANY_BYTES)
 @example(content=b"a: " + b"[" * 3000)

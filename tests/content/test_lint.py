@@ -20,9 +20,7 @@ LINE = HelpLine(name="Line", kind=HelpKind.CRISIS, hours="24/7", phone="988", ch
 ONLINE = replace(LINE, name="Chat", phone=None, chat="https://a.example")
 CLEAN = Revision(
     sequences=(
-        Sequence(
-            key="trust", title="Trust", steps=(STEP,), sensitive=True, reviewed=Reviewed(by="A", on=TODAY)
-        ),
+        Sequence(key="trust", title="Trust", steps=(STEP,), sensitive=True, reviewed=Reviewed(by="A", on=TODAY)),
     ),
     help_lines={"US": (LINE, ONLINE), "*": (replace(ONLINE, hours="varies"),)},
 )
@@ -72,9 +70,7 @@ def test_chat_and_web_both_count_as_online(way):
 
 
 def test_each_configured_country_is_judged_once_and_by_its_own_services():
-    assert [error[:19] for error in errors(CLEAN, countries=("US", "DE", "DE"))] == [
-        "help-lines.yaml: DE"
-    ] * 2
+    assert [error[:19] for error in errors(CLEAN, countries=("US", "DE", "DE"))] == ["help-lines.yaml: DE"] * 2
 
 
 def test_a_sensitive_sequence_needs_services_for_readers_elsewhere():
@@ -110,9 +106,7 @@ def test_a_subject_is_best_read_within_thirty_to_fifty_characters(length, warns)
     assert bool(warnings(with_step(subject="a" * length))) is warns
 
 
-@pytest.mark.parametrize(
-    ("length", "warns"), [(0, False), (39, True), (40, False), (100, False), (101, True)]
-)
+@pytest.mark.parametrize(("length", "warns"), [(0, False), (39, True), (40, False), (100, False), (101, True)])
 def test_a_preheader_is_best_read_within_forty_to_a_hundred_characters_if_there_is_one(length, warns):
     assert bool(warnings(with_step(preheader="a" * length))) is warns
 

@@ -83,9 +83,7 @@ def test_the_digest_of_a_known_revision_stays_what_it_is():
     assert snapshot.digest(revision) == "276df9f3472596ded2111cc626b624c79b0fa45a0dd706f2c475f1a16aa1a3f4"
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"sequences": [{"key": 1}]}', '{"help_lines": {"US": [{}]}}']
-)
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"sequences": [{"key": 1}]}', '{"help_lines": {"US": [{}]}}'])
 def test_a_damaged_snapshot_is_refused_with_what_to_do(text):
     with pytest.raises(DatabaseRefused, match="publish the content folder again"):
         snapshot.from_json(text)

@@ -33,11 +33,12 @@ class Books:
                 if table.name not in _HEARTBEATS
             }
 
-    def deliveries(self, *, kind: str = "letter") -> list[Row[Any]]:
-        """The ledger's rows of one kind, in order of id."""
+    def deliveries(self, **wanted: str) -> list[Row[Any]]:
+        """The ledger's letters, or its rows with other values, in order of id."""
         table = tables.delivery
+        chosen = select(table).filter_by(**{"kind": "letter", **wanted}).order_by(table.c.id)
         with self._database.read() as connection:
-            return list(connection.execute(select(table).where(table.c.kind == kind).order_by(table.c.id)))
+            return list(connection.execute(chosen))
 
     def addresses(self) -> dict[Any, str]:
         """The address of each subscriber, by id."""

@@ -27,6 +27,8 @@ CROWD = 400
 FEW = 12
 
 OpenProgram = Callable[..., Program]
+OpenBooks = Callable[[Program], Books]
+SeededDatabase = Callable[[int], str]
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def open_program(tmp_path: Path, smtp_server: SmtpServer) -> Iterator[OpenProgra
 
 
 @pytest.fixture
-def open_books() -> Iterator[Callable[[Program], Books]]:
+def open_books() -> Iterator[OpenBooks]:
     """Opens the database of an installation, to look at."""
     opened: list[Books] = []
 
@@ -101,7 +103,7 @@ def seeded(tmp_path_factory: pytest.TempPathFactory, small_content: Path) -> Cal
 
 
 @pytest.fixture
-def seeded_sqlite(tmp_path: Path, seeded: Callable[[int], Path]) -> Callable[[int], str]:
+def seeded_sqlite(tmp_path: Path, seeded: Callable[[int], Path]) -> SeededDatabase:
     """Makes a SQLite database of one's own in which so many readers are due on Thursday."""
 
     def make(readers: int) -> str:
@@ -113,7 +115,7 @@ def seeded_sqlite(tmp_path: Path, seeded: Callable[[int], Path]) -> Callable[[in
 
 
 @pytest.fixture
-def seeded_postgres(postgres: Server, small_content: Path) -> Iterator[Callable[[int], str]]:
+def seeded_postgres(postgres: Server, small_content: Path) -> Iterator[SeededDatabase]:
     """Makes a PostgreSQL database of one's own in which so many readers are due on Thursday."""
     made: list[str] = []
 
@@ -131,7 +133,7 @@ def seeded_postgres(postgres: Server, small_content: Path) -> Iterator[Callable[
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def seeded_database(request: pytest.FixtureRequest) -> Callable[[int], str]:
+def seeded_database(request: pytest.FixtureRequest) -> SeededDatabase:
     """Makes a database of one's own in which so many readers are due on Thursday: once on each engine."""
-    make: Callable[[int], str] = request.getfixturevalue(f"seeded_{request.param}")
+    make: SeededDatabase = request.getfixturevalue(f"seeded_{request.param}")
     return make

@@ -18,17 +18,14 @@ import pytest
 from sqlalchemy import Row
 
 from tests.journeys.books import Books, repeated
-from tests.journeys.conftest import CROWD, FEW, MONDAY, THURSDAY, OpenProgram
-from tests.support.program import Program, Running
+from tests.journeys.conftest import CROWD, FEW, MONDAY, THURSDAY, OpenBooks, OpenProgram, SeededDatabase
+from tests.support.program import Running
 from tests.support.smtp_server import Delay, Hang, Received, Session, SmtpServer
 
 KILLS = 25
 CONNECTIONS = 4
 WEEK = timedelta(days=7)
 STAGES = ("banner", "ehlo", "mail", "rcpt", "data", "body", "dot")
-
-OpenBooks = Callable[[Program], Books]
-Seeded = Callable[[int], str]
 
 
 # --- a server that is slow at every stage, and counts ---------------------------------------------
@@ -137,7 +134,7 @@ def subject_of(received: Received) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_killing_at_random_loses_nothing_and_flags_every_double(
-    seeded_database: Seeded,
+    seeded_database: SeededDatabase,
     open_program: OpenProgram,
     open_books: OpenBooks,
     smtp_server: SmtpServer,
@@ -215,7 +212,7 @@ def wait_for_the_moment(worker: Running, scene: Scene) -> None:
 
 
 def test_killed_between_the_commit_and_the_bytes_it_is_sent_once_and_flagged(
-    seeded_database: Seeded, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer
+    seeded_database: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer
 ):
     """Nobody can know that no byte left: the letter is repeated, arrives once, and is listed as possibly doubled."""
     program = open_program(seeded_database(3), smtp_connections=1)
@@ -234,7 +231,7 @@ def test_killed_between_the_commit_and_the_bytes_it_is_sent_once_and_flagged(
 @pytest.mark.parametrize("kind", ["letter", "confirmation"])
 def test_killed_before_the_reply_to_the_dot_it_is_repeated_byte_for_byte(
     kind: str,
-    seeded_database: Seeded,
+    seeded_database: SeededDatabase,
     open_program: OpenProgram,
     open_books: OpenBooks,
     smtp_server: SmtpServer,
@@ -261,7 +258,7 @@ def test_killed_before_the_reply_to_the_dot_it_is_repeated_byte_for_byte(
 
 
 def test_killed_twice_before_the_reply_it_is_held_and_never_sent_a_third_time(
-    seeded_database: Seeded, open_program: OpenProgram, smtp_server: SmtpServer
+    seeded_database: SeededDatabase, open_program: OpenProgram, smtp_server: SmtpServer
 ):
     """Two copies are the most; the letter is held for the operator, counts as received, and the next one comes."""
     program = open_program(seeded_database(1), smtp_connections=1)
@@ -286,7 +283,7 @@ def test_killed_twice_before_the_reply_it_is_held_and_never_sent_a_third_time(
 
 
 def test_killed_twice_before_the_bytes_it_is_not_lost_in_silence(
-    seeded_database: Seeded, open_program: OpenProgram, smtp_server: SmtpServer
+    seeded_database: SeededDatabase, open_program: OpenProgram, smtp_server: SmtpServer
 ):
     """A letter that never arrived is listed as held; once the operator says that it is lost, its reader gets it."""
     program = open_program(seeded_database(1), smtp_connections=1)
@@ -308,7 +305,9 @@ def test_killed_twice_before_the_bytes_it_is_not_lost_in_silence(
     assert program.json("deliveries", "list") == []
 
 
-def test_who_prefers_a_gap_gets_no_double(seeded_database: Seeded, open_program: OpenProgram, smtp_server: SmtpServer):
+def test_who_prefers_a_gap_gets_no_double(
+    seeded_database: SeededDatabase, open_program: OpenProgram, smtp_server: SmtpServer
+):
     """With ON_UNCERTAIN=hold an unanswered letter is not repeated, unless the operator names it."""
     program = open_program(seeded_database(1), smtp_connections=1, on_uncertain="hold")
     program.set_clock(THURSDAY)
@@ -331,7 +330,7 @@ def test_who_prefers_a_gap_gets_no_double(seeded_database: Seeded, open_program:
 @pytest.mark.parametrize("command", ["worker", "run"])
 def test_asked_to_end_it_finishes_the_letters_in_hand(
     command: str,
-    seeded_database: Seeded,
+    seeded_database: SeededDatabase,
     open_program: OpenProgram,
     open_books: OpenBooks,
     smtp_server: SmtpServer,
