@@ -6,6 +6,7 @@ by the database's own clock; the two are never compared.
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -41,7 +42,7 @@ class FileClock:
             SettingsError: the file is missing or does not hold an instant with an offset.
         """
         try:
-            text = self.path.read_text(encoding="utf-8").strip()
+            text = self._read()
         except OSError as error:
             message = f"NEWSLETTER_CLOCK: {self.path} cannot be read ({error.strerror}); write an instant into it."
             raise SettingsError(message) from error
@@ -54,6 +55,15 @@ class FileClock:
             message = f"NEWSLETTER_CLOCK: {text!r} in {self.path} has no offset; write {text}+00:00 for UTC."
             raise SettingsError(message)
         return instant.astimezone(UTC)
+
+    def _read(self) -> str:
+        """What the file holds; looked at again for a moment while somebody is writing it anew."""
+        for _ in range(20):
+            text = self.path.read_text(encoding="utf-8").strip()
+            if text:
+                return text
+            time.sleep(0.01)
+        return ""
 
 
 class FixedClock:

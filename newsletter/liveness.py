@@ -43,12 +43,13 @@ class LifeLine:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._descriptor = descriptor
 
-    def release(self) -> None:
-        """Let go of the lock and remove its file."""
+    def release(self, *, owes: bool = False) -> None:
+        """Let go of the lock, and remove its file unless the worker `owes`: then others find it dead at once."""
         if self._descriptor is None:
             return
-        with contextlib.suppress(FileNotFoundError):
-            self._path.unlink()
+        if not owes:
+            with contextlib.suppress(FileNotFoundError):
+                self._path.unlink()
         os.close(self._descriptor)
         self._descriptor = None
 

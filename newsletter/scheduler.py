@@ -62,15 +62,16 @@ class Worker:
         self.stop.set()
         for lane in self.lanes:
             lane.close()
+        owes = True
         try:
-            self._app.rescuing.retire(self.id)
+            owes = not self._app.rescuing.retire(self.id)
         except DatabaseUnavailable as error:
             log.warning("worker_not_retired", reason=str(error))
-        self._life_line.release()
+        self._life_line.release(owes=owes)
 
     def plan(self) -> int:
         """Plan what is due."""
-        return self._app.planning.plan_due(now=self._app.clock.now())
+        return self._app.planning.plan_due(now=self._app.clock.now(), stop=self.stop.is_set)
 
     def rescue(self) -> int:
         """Take back what lost workers held."""
@@ -78,7 +79,7 @@ class Worker:
 
     def keep_house(self) -> None:
         """Forget what has had its time."""
-        self._app.housekeeping.keep_house(now=self._app.clock.now())
+        self._app.housekeeping.keep_house(now=self._app.clock.now(), stop=self.stop.is_set)
 
     def _lane(self, *, letters: bool) -> Lane:
         return Lane(
@@ -94,7 +95,8 @@ class Worker:
         while not self.stop.wait(RENEW_EVERY.total_seconds()):
             try:
                 self._app.rescuing.renew(self.id, host=self._host)
-            except DatabaseUnavailable as error:
+            except Exception as error:  # noqa: BLE001  (a heart that stops for any reason loses every letter in hand)
+                # Whatever it was, the next beat tries again: without a lease nothing may leave.
                 log.warning("lease_not_renewed", reason=str(error))
 
 

@@ -212,9 +212,8 @@ class Settings(BaseSettings):
 
     @property
     def has_weak_key(self) -> bool:
-        """Whether the signing key could be guessed."""
-        first = self.secret_keys[0]
-        return first == DEVELOPMENT_KEY or len(first) < _SHORTEST_KEY
+        """Whether a key could be guessed: all of them verify, so the weakest one counts."""
+        return any(key == DEVELOPMENT_KEY or len(key) < _SHORTEST_KEY for key in self.secret_keys)
 
     def faults_when_serving(self, host: str) -> list[str]:
         """What forbids serving the site on `host`, a sentence each."""
@@ -270,10 +269,11 @@ def load_settings(*, env_file: Path | None = None, **overrides: Any) -> Settings
         raise SettingsError("\n".join(_explain(fault) for fault in error.errors())) from error
 
 
-def unknown_settings() -> list[str]:
+def unknown_settings(*, env_file: Path | None = None) -> list[str]:
     """A warning for each variable with our prefix that nothing reads, with the name that was probably meant."""
     known = {setting_name(field) for field in Settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    found = {*dotenv_values(env_file or Path(".env")), *os.environ}
+    unknown = sorted(name for name in found if name.upper().startswith(PREFIX) and name.upper() not in known)
     warnings = []
     for name in unknown:
         near = difflib.get_close_matches(name, known, n=1)

@@ -29,7 +29,7 @@ class Action(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     RUN_OUT = "run_out"  # no step is left, and the sequence holds
-    GROW = "grow"  # a step was added to a sequence that was waited for
+    GROW = "grow"  # a step is there again for somebody who had received all
     FINISH = "finish"
     LEAVE = "leave"
 
@@ -44,6 +44,7 @@ TRANSITIONS = MappingProxyType(
         (State.PAUSED, Action.RESUME): State.ACTIVE,
         (State.ACTIVE, Action.RUN_OUT): State.WAITING,
         (State.WAITING, Action.GROW): State.ACTIVE,
+        (State.FINISHED, Action.GROW): State.ACTIVE,
         (State.ACTIVE, Action.FINISH): State.FINISHED,
         (State.PAUSED, Action.FINISH): State.FINISHED,
         (State.WAITING, Action.FINISH): State.FINISHED,

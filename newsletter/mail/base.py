@@ -56,14 +56,8 @@ class Envelope:
             message = "The recipient of a letter is empty."
             raise ValueError(message)
         line_ends = self.content.count(b"\r\n")
-        if (
-            not self.content
-            or line_ends != self.content.count(b"\r")
-            or line_ends != self.content.count(b"\n")
-        ):
-            message = (
-                "A letter is empty, or has a CR or LF outside a CRLF: serialise it with the SMTP policy."
-            )
+        if not self.content or line_ends != self.content.count(b"\r") or line_ends != self.content.count(b"\n"):
+            message = "A letter is empty, or has a CR or LF outside a CRLF: serialise it with the SMTP policy."
             raise ValueError(message)
 
     @property
@@ -200,9 +194,7 @@ def enhanced_status(code: int, text: str) -> str | None:
 
 def printable(text: str) -> str:
     """`text` as one line: control, bidirectional and other unprintable characters gone, length bounded."""
-    visible = "".join(
-        character if character.isprintable() else " " for character in text[: 4 * REPLY_TEXT_LIMIT]
-    )
+    visible = "".join(character if character.isprintable() else " " for character in text[: 4 * REPLY_TEXT_LIMIT])
     return " ".join(visible.split())[:REPLY_TEXT_LIMIT]
 
 

@@ -60,7 +60,7 @@ class Timeouts:
     connect: timedelta = timedelta(seconds=30)
     command: timedelta = timedelta(seconds=60)
     dot: timedelta = timedelta(minutes=10)
-    message: timedelta = timedelta(minutes=15)
+    message: timedelta = timedelta(minutes=10, seconds=45)
 
     def __post_init__(self) -> None:
         if min(self.connect, self.command, self.dot) <= timedelta(0) or self.message <= self.dot:
@@ -98,9 +98,7 @@ class Conversation:
         not_after: the monotonic instant after which nothing more is written or waited for.
     """
 
-    def __init__(
-        self, route: MailRoute, *, context: ssl.SSLContext | None, hello: str, timeouts: Timeouts
-    ) -> None:
+    def __init__(self, route: MailRoute, *, context: ssl.SSLContext | None, hello: str, timeouts: Timeouts) -> None:
         """Connect, greet, secure, log in.
 
         Args:

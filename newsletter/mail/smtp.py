@@ -95,9 +95,7 @@ class SmtpMailer:
             return self._verdict(Stage.OPEN, None, "No conversation is open.")
         if self._unfinished and not self._clear(conversation):
             self._drop()
-            return self._verdict(
-                Stage.MAIL, None, "The mail server did not forget the letter before this one."
-            )
+            return self._verdict(Stage.MAIL, None, "The mail server did not forget the letter before this one.")
         misfit = self._misfit(conversation, envelope)
         if misfit is not None:
             return misfit
@@ -146,15 +144,11 @@ class SmtpMailer:
         if self._hello is None:
             self._hello = own_name()
         try:
-            conversation = Conversation(
-                self._route, context=self._context, hello=self._hello, timeouts=self._timeouts
-            )
+            conversation = Conversation(self._route, context=self._context, hello=self._hello, timeouts=self._timeouts)
         except FAILURES as failure:
             code = failure.code if isinstance(failure, ConversationError) else None
             message = f"The mail server {self._name} {why(failure)}."
-            raise RelayUnavailable(
-                message, reply_code=code, reply_text=printable(_words_of(failure))
-            ) from failure
+            raise RelayUnavailable(message, reply_code=code, reply_text=printable(_words_of(failure))) from failure
         self._conversation = conversation
         self._letters = 0
         self._used_at = time.monotonic()
@@ -172,9 +166,7 @@ class SmtpMailer:
             text = f"The letter has {len(envelope.content)} bytes, and the mail server takes {limit}."
         else:
             return None
-        return Verdict(
-            outcome=outcome, stage=Stage.MAIL, reply_code=None, reply_text=text, host=self._route.host
-        )
+        return Verdict(outcome=outcome, stage=Stage.MAIL, reply_code=None, reply_text=text, host=self._route.host)
 
     def _hand_over(self, conversation: Conversation, envelope: Envelope) -> Verdict:
         before_dot = self._timeouts.message - self._timeouts.dot
@@ -242,7 +234,5 @@ def _context_for(route: MailRoute) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=route.cafile)
     except OSError as error:  # ssl.SSLError is one, too
-        message = (
-            f"NEWSLETTER_MAIL_URL: the cafile {route.cafile} cannot be used ({error.strerror or error})."
-        )
+        message = f"NEWSLETTER_MAIL_URL: the cafile {route.cafile} cannot be used ({error.strerror or error})."
         raise SettingsError(message) from error

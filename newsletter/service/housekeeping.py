@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import structlog
 
+from newsletter.errors import DatabaseUnavailable
 from newsletter.service.composing import CONFIRM_WITHIN
 from newsletter.service.publishing import Publishing
 from newsletter.store import deliveries, revisions, subscriptions
@@ -27,25 +29,45 @@ class Housekeeping:
         self._publishing = publishing
         self._signer = signer
 
-    def keep_house(self, *, now: datetime) -> None:
-        """Erase what was never confirmed, empty old details, finish an interrupted publication."""
-        self._publishing.retime(now=now)
-        erased = self._erase_unconfirmed(now=now)
+    def keep_house(self, *, now: datetime, stop: Callable[[], bool] = lambda: False) -> None:
+        """Erase what was never confirmed, empty old details, finish an interrupted publication.
+
+        Args:
+            stop: asked between batches; the rest is done another time.
+        """
+        try:
+            self._publishing.retime(now=now, stop=stop)
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            # One subscription that cannot be moved must not keep the house from being kept.
+            log.exception("retiming_failed")
+        erased = self._erase_unconfirmed(now=now, stop=stop)
+        emptied = self._empty_details(now=now, stop=stop)
         with self._database.write() as connection:
             forgotten = subscriptions.forget_notices(connection, before=now - NOTICES_KEPT)
-            emptied = deliveries.empty_old_details(connection, before=now - DETAILS_KEPT)
             revisions.note_signing_key(connection, self._signer.key_id, now=now)
         if erased or forgotten or emptied:
             log.info("house_kept", unconfirmed_erased=erased, notices_forgotten=forgotten, details_emptied=emptied)
 
-    def _erase_unconfirmed(self, *, now: datetime) -> int:
-        erased = 0
-        while True:
+    def _erase_unconfirmed(self, *, now: datetime, stop: Callable[[], bool]) -> int:
+        before, erased = now - CONFIRM_WITHIN, 0
+        while not stop():
             with self._database.write() as connection:
-                page = subscriptions.unconfirmed_since(connection, before=now - CONFIRM_WITHIN, limit=_BATCH)
-                for record in page:
+                page = subscriptions.unconfirmed_since(connection, before=before, limit=_BATCH)
+                for record in sorted(page, key=lambda item: item.subscriber_id):
                     subscriptions.get_subscriber(connection, record.subscriber_id, lock=True)
-                    subscriptions.erase_subscription(connection, record)
-            erased += len(page)
+                    erased += subscriptions.erase_subscription(connection, record, before=before)
             if len(page) < _BATCH:
-                return erased
+                break
+        return erased
+
+    def _empty_details(self, *, now: datetime, stop: Callable[[], bool]) -> int:
+        emptied = 0
+        while not stop():
+            with self._database.write() as connection:
+                count = deliveries.empty_old_details(connection, before=now - DETAILS_KEPT, limit=_BATCH)
+            emptied += count
+            if count < _BATCH:
+                break
+        return emptied

@@ -13,12 +13,12 @@ from newsletter.domain.subscription import State as SubscriptionState
 from newsletter.domain.subscription import SubscriberId, SubscriptionId
 from newsletter.errors import NotAllowed, NotFound
 from newsletter.service import progression
-from newsletter.service.editions import Editions
+from newsletter.service.editions import Edition, Editions
 from newsletter.service.subscribing import Subscribing
 from newsletter.store import deliveries, subscriptions
 from newsletter.store.database import Connection, Database
 from newsletter.store.deliveries import Delivery
-from newsletter.store.subscriptions import Subscriber
+from newsletter.store.subscriptions import Subscriber, Subscription
 from newsletter.tokens import TokenSigner
 
 
@@ -93,8 +93,8 @@ class Overseeing:
                 return
             if arrived and waited:
                 progression.receive(connection, edition, reader, item, now=now)
-            elif waited:
-                progression.reschedule(connection, edition, reader, record, now=now)
+            elif not arrived and record.round == item.round:
+                self._offer_again(connection, edition, reader, record, now=now)
 
     def pause(self, address: str, *, until: date | None, now: datetime) -> None:
         """Hold a reader's letters until a local date of theirs, or until they are resumed.
@@ -117,6 +117,15 @@ class Overseeing:
         with self._database.write() as connection:
             if not self._subscribing.resume_reader(connection, self._reader(connection, address), now=now):
                 raise NotAllowed("This reader is not paused.")
+
+    def _offer_again(
+        self, connection: Connection, edition: Edition, reader: Subscriber, record: Subscription, *, now: datetime
+    ) -> None:
+        """A letter was lost, so its step is next again, also for somebody who had received all the others."""
+        grown = progression.grow(connection, reader, record)
+        subscriptions.save_subscription(connection, record, grown)
+        if grown.next_due_at is None and grown.id not in deliveries.open_letters(connection, [reader.id]):
+            progression.reschedule(connection, edition, reader, grown, now=now)
 
     def suppression_reason(self, address_key: str) -> str | None:
         """Why nothing may be sent to an address, or None."""

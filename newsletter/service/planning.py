@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
@@ -32,17 +32,20 @@ class Planning:
         self._editions = editions
         self._skip_late = skip_late
 
-    def plan_due(self, *, now: datetime) -> int:
+    def plan_due(self, *, now: datetime, stop: Callable[[], bool] = lambda: False) -> int:
         """Plan every letter that is due.
 
         Doing it twice, or in two processes at once, changes nothing: the subscriber's row is locked, the
         delivery's key is unique, and the due instant moves only where it is still what was read.
 
+        Args:
+            stop: asked between batches; the rest is planned another time.
+
         Returns:
             How many letters were planned.
         """
         planned = 0
-        while True:
+        while not stop():
             with self._database.write() as connection:
                 edition = self._editions.live(connection)
                 if edition is None:
@@ -51,6 +54,7 @@ class Planning:
                 if not readers:
                     return planned
                 planned += _Batch(connection, edition, readers, skip_late=self._skip_late, now=now).plan()
+        return planned
 
 
 class _Batch:
@@ -84,6 +88,8 @@ class _Batch:
             subscriptions.set_paused_until(self._connection, reader.id, None)
             reader = replace(reader, paused_until=None)
         due = sorted(filter(self._is_due, records), key=self._urgency)
+        missing = [record for record in due if record.id not in self._places]
+        self._places |= subscriptions.places(self._connection, missing)
         return sum(self._plan_one(reader, record, records, self._places) for record in due)
 
     def _urgency(self, record: Subscription) -> tuple[bool, bool, datetime]:
@@ -99,6 +105,10 @@ class _Batch:
         resumed = replace(record, state=state, resumed_at=self._now)
         self._tell(record, "resumed", reason="the pause was over", until=str(reader.paused_until))
         subscriptions.save_subscription(self._connection, record, resumed)
+        if resumed.next_due_at is None and record.id not in self._open:
+            # It had run out during the pause, or was held without a date.
+            awake = replace(reader, paused_until=None)
+            return progression.reschedule(self._connection, self._edition, awake, resumed, now=self._now)
         return resumed
 
     def _plan_one(

@@ -134,7 +134,8 @@ def _finish(
         return finish_retired(connection, record, now=now)
     match sequence.on_finish.finish:
         case Finish.REPEAT:
-            begun = replace(record, round=record.round + 1, anchor=None)
+            grown = after(record.state, Action.GROW) or record.state
+            begun = replace(record, state=grown, round=record.round + 1, anchor=None)
             _tell(connection, record, "round_begun", now=now, round=begun.round)
             first = upcoming(edition, begun, progress.begin_round(place))
             return _with_due(begun, when_due(reader, begun, first, now=now))
@@ -170,26 +171,43 @@ def _continue_with(
     now: datetime,
 ) -> None:
     """Subscribe to the successor in the same transaction, unless the reader has it or ever left it."""
-    known = {other.sequence_key for other in subscriptions.subscriptions_of(connection, reader.id)}
     sequence = edition.revision.sequence(successor)
-    if successor in known or sequence is None:
+    had = {other.sequence_key: other for other in subscriptions.subscriptions_of(connection, reader.id)}.get(successor)
+    if sequence is None or (had is not None and had.state is not State.PENDING):
         return
-    taken = subscriptions.add_subscription(
-        connection,
-        subscriber_id=reader.id,
-        sequence_key=successor,
-        state=record.state,
-        seen_revision=edition.number,
-        last_letter_at=record.last_letter_at,  # min_gap is kept across
-        now=now,
-    )
+    state = State.PAUSED if record.state is State.PAUSED else State.ACTIVE
+    # min_gap is kept across, so the predecessor's last letter comes along.
+    if had is None:
+        taken = subscriptions.add_subscription(
+            connection,
+            subscriber_id=reader.id,
+            sequence_key=successor,
+            state=state,
+            seen_revision=edition.number,
+            last_letter_at=record.last_letter_at,
+            now=now,
+        )
+    else:
+        taken = replace(had, state=state, confirmed_at=now, last_letter_at=record.last_letter_at)
+        subscriptions.save_subscription(connection, had, taken)
     due = when_due(reader, taken, sequence.steps[0], now=now)
     subscriptions.save_subscription(connection, taken, _with_due(taken, due))
     _tell(connection, taken, "continued", now=now, reason=f"{record.sequence_key} was finished")
 
 
+def grow(connection: Connection, reader: Subscriber, record: Subscription) -> Subscription:
+    """There is something to send again: active, or paused where the reader's other letters are."""
+    state = after(record.state, Action.GROW)
+    if state is None:
+        return record
+    siblings = subscriptions.subscriptions_of(connection, reader.id)
+    if any(sibling.state is State.PAUSED for sibling in siblings):
+        state = after(state, Action.PAUSE) or state
+    return replace(record, state=state)
+
+
 def _with_due(record: Subscription, due: Due | None) -> Subscription:
-    if due is None:
+    if due is None or record.state not in (State.ACTIVE, State.PAUSED):
         return replace(record, next_due_at=None, due_rule=None)
     return replace(record, next_due_at=due.at, due_rule=due.rule)
 

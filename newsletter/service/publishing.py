@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -16,7 +17,7 @@ from newsletter.domain import editing, progress
 from newsletter.domain.editing import Change, StepChange
 from newsletter.domain.progress import Outline
 from newsletter.domain.sequence import Revision, Sequence, Step
-from newsletter.domain.subscription import Action, State, SubscriptionId, after
+from newsletter.domain.subscription import State, SubscriptionId
 from newsletter.errors import ContentError, ContentErrors, PublishRefused
 from newsletter.service import progression
 from newsletter.service.editions import Edition, Editions
@@ -182,8 +183,11 @@ class Publishing:
         retimed = self.retime(now=now)
         return replace(draft.publication, warnings=warnings, retimed=retimed)
 
-    def retime(self, *, now: datetime) -> int:
+    def retime(self, *, now: datetime, stop: Callable[[], bool] = lambda: False) -> int:
         """Finish the re-timing of every revision that still wants it, also after an interruption.
+
+        Args:
+            stop: asked between batches; the rest is done another time.
 
         Returns:
             How many subscriptions got another due instant, another state, or both.
@@ -192,7 +196,9 @@ class Publishing:
             waiting = revisions.untimed(connection)
         moved = 0
         for number in waiting:
-            moved += self._retime_revision(number, now=now)
+            moved += self._retime_revision(number, now=now, stop=stop)
+            if stop():
+                break
             with self._database.write() as connection:
                 revisions.set_retimed(connection, number, now=now)
         return moved
@@ -267,13 +273,13 @@ class Publishing:
         # A mended letter mends what was held for it.
         deliveries.reopen_held(connection, now=now, letters_only=True)
 
-    def _retime_revision(self, number: int, *, now: datetime) -> int:
+    def _retime_revision(self, number: int, *, now: datetime, stop: Callable[[], bool]) -> int:
         with self._database.read() as connection:
             edition = self._editions.get(connection, number)
             before = self._editions.get(connection, number - 1).revision if number > 1 else None
         affected = [key for key in _keys(before, edition.revision) if _order_changed(before, edition.revision, key)]
         moved, last = 0, None
-        while affected:
+        while affected and not stop():
             with self._database.write() as connection:
                 page = subscriptions.followers(connection, affected, after=last, limit=_BATCH)
                 for record in sorted(page, key=lambda item: item.subscriber_id):
@@ -307,14 +313,10 @@ class Publishing:
         current, place = progression.catch_up(connection, edition, record, place)
         step = progression.upcoming(edition, current, place)
         if record.id not in deliveries.open_letters(connection, [reader.id]):
-            if step is None:
-                current = progression.move_on(connection, edition, reader, current, place, now=now)
-            elif current.state is State.WAITING:
-                grown = after(current.state, Action.GROW) or current.state
-                current = progression.move_on(
-                    connection, edition, reader, replace(current, state=grown), place, now=now
-                )
-            elif record.last_letter_at is not None and step.after != (was_next.after if was_next else None):
+            current = progression.grow(connection, reader, current) if step else current
+            # Without a due instant it had run out, also during a pause; another `after` counts from the last letter.
+            stale_after = record.last_letter_at is not None and step and step.after != (was_next and was_next.after)
+            if step is None or current.next_due_at is None or stale_after:
                 current = progression.move_on(connection, edition, reader, current, place, now=now)
         if (current.next_due_at, current.state) != (record.next_due_at, record.state):
             subscriptions.tell(

@@ -46,10 +46,10 @@ class Rescuing:
             if not deliveries.renew_lease(connection, worker, lease=LEASE):
                 deliveries.enrol_worker(connection, worker, host=host, lease=LEASE)
 
-    def retire(self, worker: str) -> None:
-        """Strike off a worker that has ended in peace."""
+    def retire(self, worker: str) -> bool:
+        """Strike off a worker that has ended; False while it still owns something."""
         with self._database.write() as connection:
-            deliveries.strike_off_worker(connection, worker)
+            return deliveries.strike_off_worker(connection, worker)
 
     def rescue(self, worker: str, *, now: datetime) -> int:
         """Give back, or judge, what no living worker is at work on.
@@ -79,8 +79,6 @@ class Rescuing:
             if done:
                 log.warning("delivery_rescued", delivery=str(item.id), was=item.state.value, owner=item.owner)
         for name, expired in others:
-            if name in dead or expired:
-                self.retire(name)
-            if name in dead:
+            if (name in dead or expired) and self.retire(name) and name in dead:
                 liveness.forget(name, folder=self._life_lines)
         return rescued

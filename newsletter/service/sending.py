@@ -170,7 +170,8 @@ class Lane:
         """One email from claim to record; None where it did not leave."""
         try:
             ready = self._make_ready(item, now=self._clock.now())
-        except DatabaseUnavailable:
+        except Exception:
+            # No byte has left: it goes back as soon as the database can be told.
             self._unreleased.append(item)
             raise
         if ready is None:
@@ -239,7 +240,11 @@ class Lane:
             if not deliveries.switch_is_on(connection, deliveries.SENDING) or edition is None:
                 deliveries.release_claimed(connection, [item])
             elif item.kind is not Kind.LETTER or reader is None:
-                deliveries.withdraw_claimed(connection, item, reason="not wanted any more", now=now)
+                if reader is None or not deliveries.still_wanted(connection, item, now=now):
+                    deliveries.withdraw_claimed(connection, item, reason="not wanted any more", now=now)
+                else:
+                    # The lease was lost for a moment; whoever has one may send it.
+                    deliveries.release_claimed(connection, [item])
             else:
                 self._put_back_letter(connection, edition, reader, item, now=now)
 

@@ -523,7 +523,7 @@ class Subscribing:
             message = f"A subscription that is {record.state} cannot be confirmed."
             raise NotAllowed(message)
         begun = replace(record, state=state, confirmed_at=now)
-        if record.state is State.FINISHED:
+        if record.state is State.FINISHED or self._has_had_all(connection, edition, record):
             begun = replace(begun, round=record.round + 1, anchor=None)
         subscriptions.save_subscription(connection, record, begun)
         subscriptions.tell(
@@ -534,6 +534,13 @@ class Subscribing:
         if start_now and moved.state is State.ACTIVE and _has_rested(record, reader, now=now):
             subscriptions.save_subscription(connection, moved, replace(moved, next_due_at=now, due_rule="at_once"))
         return moved.state
+
+    def _has_had_all(self, connection: Connection, edition: Edition, record: Subscription) -> bool:
+        """Whether somebody who comes back had received every letter of the round before they left."""
+        if record.last_letter_at is None:
+            return False
+        place = subscriptions.places(connection, [record])[record.id]
+        return progression.upcoming(edition, *progression.catch_up(connection, edition, record, place)) is None
 
     def _retime(self, connection: Connection, reader: Subscriber, *, now: datetime) -> None:
         edition = self._editions.live(connection)

@@ -19,6 +19,7 @@ from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
     InterfaceError,
+    InternalError,
     NoSuchModuleError,
     OperationalError,
 )
@@ -150,6 +151,9 @@ def _parse_url(text_url: str) -> URL:
         message = "NEWSLETTER_DATABASE_URL is no database address; write sqlite:///newsletter.db or postgresql://…"
         raise SettingsError(message) from error
     match url.get_backend_name():
+        case "sqlite" if url.database in (None, "", ":memory:"):
+            message = "NEWSLETTER_DATABASE_URL names no file; write sqlite:///newsletter.db"
+            raise SettingsError(message)
         case "sqlite":
             return url.set(drivername="sqlite")
         case "postgresql" | "postgres":
@@ -194,12 +198,17 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql(f"BEGIN {kind}")
 
 
+def _reason(error: DBAPIError) -> str:
+    lines = str(error.orig).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error.orig).__name__
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
-        reason = str(error.orig).strip().splitlines()[0]
+    except (OperationalError, InterfaceError, InternalError) as error:
+        reason = _reason(error)
         raise DatabaseUnavailable(f"The database cannot be used: {reason}. {_WHAT_TO_CHECK}") from error
     except PoolTimeout as error:
         raise DatabaseUnavailable(f"The database cannot be used: every connection is busy. {_WHAT_TO_CHECK}") from error
@@ -221,6 +230,5 @@ def _explained(url: URL) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        reason = str(error.orig).strip().splitlines()[0]
-        message = f"The database {_shown(url)} cannot be used: {reason}. Check NEWSLETTER_DATABASE_URL."
+        message = f"The database {_shown(url)} cannot be used: {_reason(error)}. Check NEWSLETTER_DATABASE_URL."
         raise DatabaseRefused(message) from error

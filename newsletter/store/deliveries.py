@@ -25,6 +25,7 @@ from sqlalchemy import (
     insert,
     literal_column,
     not_,
+    null,
     or_,
     select,
     true,
@@ -36,7 +37,7 @@ from newsletter.domain.delivery import WITHDRAWABLE, DeliveryId, Kind, State
 from newsletter.domain.subscription import State as SubscriptionState
 from newsletter.domain.subscription import SubscriberId, SubscriptionId
 from newsletter.store.statements import insert_or_nothing
-from newsletter.store.tables import delivery, subscription, switch, worker
+from newsletter.store.tables import HAS_DETAILS, delivery, subscription, switch, worker
 from newsletter.store.types import DatabaseNow, ordered_id
 
 SENDING = "sending"
@@ -258,10 +259,13 @@ def renew_lease(connection: Connection, identifier: str, *, lease: timedelta) ->
     return connection.execute(statement).rowcount == 1
 
 
-def strike_off_worker(connection: Connection, identifier: str) -> None:
-    """Remove a worker that has ended and owns nothing."""
-    owns = exists().where(delivery.c.owner == identifier)
-    connection.execute(delete(worker).where(worker.c.id == identifier, ~owns))
+def strike_off_worker(connection: Connection, identifier: str) -> bool:
+    """Remove a worker that has ended, unless it still owns something; whether it is gone."""
+    owns = connection.scalar(select(exists().where(_OWNED, delivery.c.owner == identifier)))
+    if owns:
+        return False
+    connection.execute(delete(worker).where(worker.c.id == identifier))
+    return True
 
 
 def other_workers(connection: Connection, identifier: str) -> list[tuple[str, bool]]:
@@ -275,7 +279,9 @@ def other_workers(connection: Connection, identifier: str) -> list[tuple[str, bo
 
 
 def claim_due(connection: Connection, *, owner: str, letters: bool, now: datetime, limit: int) -> list[Delivery]:
-    """Take what is due, letters or what people wait for; nothing while sending is stopped.
+    """Take what is due, letters or what people wait for.
+
+    Nothing while sending is stopped, or while the claimer has no living lease: its rows could not leave.
 
     The state is repeated in the outer condition: without it two workers were seen to claim the same row on
     PostgreSQL.
@@ -283,15 +289,15 @@ def claim_due(connection: Connection, *, owner: str, letters: bool, now: datetim
     waiting = delivery.c.state.in_([State.PLANNED, State.UNCERTAIN])
     candidates = (
         select(delivery.c.id)
-        .where(_LEAVING, delivery.c.next_try_at <= now,
-               _is_letter(letters))
+        .where(_LEAVING, _LETTERS if letters else _FOR_PEOPLE, delivery.c.next_try_at <= now)
         .order_by(delivery.c.next_try_at, delivery.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
-    )  # fmt: skip
+    )
+    lives = exists().where(worker.c.id == owner, worker.c.lease_until > DatabaseNow())
     statement = (
         update(delivery)
-        .where(delivery.c.id.in_(candidates.scalar_subquery()), waiting, ~_sending_is_stopped())
+        .where(delivery.c.id.in_(candidates.scalar_subquery()), waiting, lives, ~_sending_is_stopped())
         .values(state=State.CLAIMED, owner=owner, epoch=delivery.c.epoch + 1)
         .returning(*_COLUMNS)
     )
@@ -470,6 +476,8 @@ def withdraw(
     """
     states = [*WITHDRAWABLE, State.HELD]
     chosen: ColumnElement[bool] = and_(delivery.c.state.in_(states), ~delivery.c.received)
+    # Of one reader there are few rows; of a sequence only those are looked at that a partial index knows.
+    parts = [true()] if subscriber_id or subscription_id else [_LEAVING, _OWNED, _HELD]
     if letters_only:
         chosen = and_(chosen, delivery.c.kind == Kind.LETTER)
     if subscriber_id is not None:
@@ -480,7 +488,11 @@ def withdraw(
         chosen = and_(chosen, delivery.c.sequence_key == sequence_key)
     if steps is not None:
         chosen = and_(chosen, delivery.c.step.in_(steps))
-    rows = connection.execute(select(*_COLUMNS).where(chosen).order_by(delivery.c.id).with_for_update()).all()
+    found = [row for part in parts for row in connection.execute(select(delivery.c.id).where(chosen, part))]
+    ids = [row.id for row in found]
+    rows = connection.execute(
+        select(*_COLUMNS).where(delivery.c.id.in_(ids)).order_by(delivery.c.id).with_for_update()
+    ).all()
     taken = [_to_delivery(row) for row in rows]
     # Row by row and under the same condition: between the look and the lock a row may have been handed over.
     return [
@@ -593,14 +605,17 @@ def switch_is_on(connection: Connection, name: str) -> bool:
     return is_on is None or is_on
 
 
-def empty_old_details(connection: Connection, *, before: datetime) -> int:
+def empty_old_details(connection: Connection, *, before: datetime, limit: int) -> int:
     """Forget the replies and hosts of what was closed before an instant; what a reader received stays."""
-    chosen = and_(
-        delivery.c.closed_at < before,
-        or_(delivery.c.reply_text.is_not(None), delivery.c.host.is_not(None), delivery.c.payload.is_not(None)),
-    )
-    cleared = {"reply_text": None, "reply_code": None, "host": None, "payload": None}
-    return connection.execute(update(delivery).where(chosen).values(cleared)).rowcount
+    old = select(delivery.c.id).where(_HAS_DETAILS, delivery.c.closed_at < before).limit(limit)
+    cleared = {"reply_text": None, "reply_code": None, "host": None, "payload": null()}
+    statement = update(delivery).where(delivery.c.id.in_(old.scalar_subquery())).values(cleared)
+    return connection.execute(statement).rowcount
+
+
+def still_wanted(connection: Connection, item: Delivery, *, now: datetime) -> bool:
+    """Whether what an email is for still stands; for a letter see `hand_over`."""
+    return bool(connection.scalar(select(_wanted(item, now=now, min_gap=timedelta()))))
 
 
 _COLUMNS = [column for column in delivery.columns if column.name != "dedup_key"]
@@ -612,13 +627,14 @@ _IS_OPEN = and_(
 )
 
 
+_HAS_DETAILS: ColumnElement[bool] = literal_column(HAS_DETAILS)
+
 # Written out, so that both databases see that the partial indexes serve.
 _LEAVING: ColumnElement[bool] = literal_column("delivery.state IN ('planned', 'uncertain')")
 _OWNED: ColumnElement[bool] = literal_column("delivery.state IN ('claimed', 'handing_over')")
-
-
-def _is_letter(letters: bool) -> ColumnElement[bool]:  # noqa: FBT001  (a condition, not a mode)
-    return delivery.c.kind == Kind.LETTER if letters else delivery.c.kind != Kind.LETTER
+_HELD: ColumnElement[bool] = literal_column("delivery.state = 'held'")
+_LETTERS: ColumnElement[bool] = literal_column("delivery.kind = 'letter'")
+_FOR_PEOPLE: ColumnElement[bool] = literal_column("delivery.kind <> 'letter'")
 
 
 def _is_ours(item: Delivery, state: State) -> ColumnElement[bool]:

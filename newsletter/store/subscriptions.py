@@ -391,25 +391,28 @@ def forget_notices(connection: Connection, *, before: datetime) -> int:
 
 
 def unconfirmed_since(connection: Connection, *, before: datetime, limit: int) -> list[Subscription]:
-    """Pending subscriptions that were asked for before an instant."""
-    statement = select(subscription).where(
-        subscription.c.state == State.PENDING, subscription.c.created_at < before
-    )  # fmt: skip
-    return [_to_subscription(row) for row in connection.execute(statement.order_by(subscription.c.id).limit(limit))]
+    """Subscriptions that were asked for before an instant and never confirmed."""
+    statement = select(subscription).where(subscription.c.confirmed_at.is_(None), subscription.c.created_at < before)
+    return [
+        _to_subscription(row) for row in connection.execute(statement.order_by(subscription.c.created_at).limit(limit))
+    ]
 
 
-def erase_subscription(connection: Connection, record: Subscription) -> bool:
+def erase_subscription(connection: Connection, record: Subscription, *, before: datetime) -> bool:
     """Remove one subscription that was never confirmed, and the subscriber where it was their only one.
 
+    Args:
+        before: it is spared where it was asked for again since then.
+
     Returns:
-        Whether the subscriber went too.
+        Whether it went.
     """
-    connection.execute(
-        delete(subscription).where(subscription.c.id == record.id, subscription.c.state == State.PENDING)
-    )
+    unconfirmed = and_(subscription.c.confirmed_at.is_(None), subscription.c.created_at < before)
+    gone = connection.execute(delete(subscription).where(subscription.c.id == record.id, unconfirmed)).rowcount == 1
     others = exists().where(subscription.c.subscriber_id == record.subscriber_id)
-    alone = connection.execute(delete(subscriber).where(subscriber.c.id == record.subscriber_id, ~others))
-    return alone.rowcount == 1
+    if gone:
+        connection.execute(delete(subscriber).where(subscriber.c.id == record.subscriber_id, ~others))
+    return gone
 
 
 def shown_to(connection: Connection, subscriber_id: UUID) -> tuple[list[str], list[str]]:

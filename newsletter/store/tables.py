@@ -92,6 +92,8 @@ subscription = Table(
     CheckConstraint("state = 'pending' OR confirmed_at IS NOT NULL OR state = 'left'", name="confirmed"),
     Index("ix_subscription_due", "next_due_at", "id", postgresql_where=text("next_due_at IS NOT NULL"),
           sqlite_where=text("next_due_at IS NOT NULL")),
+    Index("ix_subscription_unconfirmed", "created_at", postgresql_where=text("confirmed_at IS NULL"),
+          sqlite_where=text("confirmed_at IS NULL")),
     Index("ix_subscription_sequence", "sequence_key", "state", "id"),
 )  # fmt: skip
 
@@ -110,6 +112,8 @@ OPEN = (
 """A letter that its subscription waits for."""
 
 WAITING_TO_LEAVE = "state IN ('planned', 'uncertain')"
+FOR_PEOPLE = "kind <> 'letter' AND state IN ('planned', 'uncertain')"
+HAS_DETAILS = "reply_text IS NOT NULL OR host IS NOT NULL OR payload IS NOT NULL"
 OWNED = "state IN ('claimed', 'handing_over')"
 
 delivery = Table(
@@ -167,7 +171,9 @@ delivery = Table(
     Index("ix_delivery_owned", "owner", postgresql_where=text(OWNED), sqlite_where=text(OWNED)),
     Index("ix_delivery_held", "id", postgresql_where=text("state = 'held'"), sqlite_where=text("state = 'held'")),
     Index("ix_delivery_subscriber", "subscriber_id", "id"),
-    Index("ix_delivery_closed_at", "closed_at"),
+    Index("ix_delivery_for_people", "next_try_at", "id", postgresql_where=text(FOR_PEOPLE),
+          sqlite_where=text(FOR_PEOPLE)),
+    Index("ix_delivery_details", "closed_at", postgresql_where=text(HAS_DETAILS), sqlite_where=text(HAS_DETAILS)),
 )  # fmt: skip
 
 event = Table(

@@ -108,13 +108,9 @@ def upgrade() -> None:
         sa.Column("resumed_at", UtcDateTime(), nullable=True),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("confirmed_at", UtcDateTime(), nullable=True),
+        sa.CheckConstraint("next_due_at IS NULL OR state IN ('active', 'paused')", name=op.f("ck_subscription_due")),
         sa.CheckConstraint(
-            "next_due_at IS NULL OR state IN ('active', 'paused')",
-            name=op.f("ck_subscription_due"),
-        ),
-        sa.CheckConstraint(
-            "state = 'pending' OR confirmed_at IS NOT NULL OR state = 'left'",
-            name=op.f("ck_subscription_confirmed"),
+            "state = 'pending' OR confirmed_at IS NOT NULL OR state = 'left'", name=op.f("ck_subscription_confirmed")
         ),
         sa.CheckConstraint(
             "state IN ('pending', 'active', 'paused', 'waiting', 'finished', 'left')",
@@ -122,17 +118,10 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("round >= 1", name=op.f("ck_subscription_round")),
         sa.ForeignKeyConstraint(
-            ["subscriber_id"],
-            ["subscriber.id"],
-            name=op.f("fk_subscription_subscriber_id"),
-            ondelete="CASCADE",
+            ["subscriber_id"], ["subscriber.id"], name=op.f("fk_subscription_subscriber_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_subscription")),
-        sa.UniqueConstraint(
-            "subscriber_id",
-            "sequence_key",
-            name=op.f("uq_subscription_subscriber_id_sequence_key"),
-        ),
+        sa.UniqueConstraint("subscriber_id", "sequence_key", name=op.f("uq_subscription_subscriber_id_sequence_key")),
     )
     with op.batch_alter_table("subscription", schema=None) as batch_op:
         batch_op.create_index(
@@ -143,6 +132,13 @@ def upgrade() -> None:
             sqlite_where=sa.text("next_due_at IS NOT NULL"),
         )
         batch_op.create_index("ix_subscription_sequence", ["sequence_key", "state", "id"], unique=False)
+        batch_op.create_index(
+            "ix_subscription_unconfirmed",
+            ["created_at"],
+            unique=False,
+            postgresql_where=sa.text("confirmed_at IS NULL"),
+            sqlite_where=sa.text("confirmed_at IS NULL"),
+        )
 
     op.create_table(
         "delivery",
@@ -178,17 +174,14 @@ def upgrade() -> None:
         sa.Column("host", sa.Text(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "(state = 'handing_over') = (handing_over_at IS NOT NULL)",
-            name=op.f("ck_delivery_handing_over_at"),
+            "(state = 'handing_over') = (handing_over_at IS NOT NULL)", name=op.f("ck_delivery_handing_over_at")
         ),
         sa.CheckConstraint("(state = 'sent') = (sent_at IS NOT NULL)", name=op.f("ck_delivery_sent_at")),
         sa.CheckConstraint(
-            "(state IN ('claimed', 'handing_over')) = (owner IS NOT NULL)",
-            name=op.f("ck_delivery_owner"),
+            "(state IN ('claimed', 'handing_over')) = (owner IS NOT NULL)", name=op.f("ck_delivery_owner")
         ),
         sa.CheckConstraint(
-            "NOT received OR state = 'sent' OR (state = 'held' AND doubts > 0)",
-            name=op.f("ck_delivery_received"),
+            "NOT received OR state = 'sent' OR (state = 'held' AND doubts > 0)", name=op.f("ck_delivery_received")
         ),
         sa.CheckConstraint(
             "kind <> 'letter' OR (subscription_id IS NOT NULL AND round IS NOT NULL AND step IS NOT NULL AND sequence_key IS NOT NULL)",
@@ -206,28 +199,30 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("doubts BETWEEN 0 AND 2", name=op.f("ck_delivery_doubts")),
         sa.ForeignKeyConstraint(
-            ["subscriber_id"],
-            ["subscriber.id"],
-            name=op.f("fk_delivery_subscriber_id"),
-            ondelete="CASCADE",
+            ["subscriber_id"], ["subscriber.id"], name=op.f("fk_delivery_subscriber_id"), ondelete="CASCADE"
         ),
         sa.ForeignKeyConstraint(
-            ["subscription_id"],
-            ["subscription.id"],
-            name=op.f("fk_delivery_subscription_id"),
-            ondelete="CASCADE",
+            ["subscription_id"], ["subscription.id"], name=op.f("fk_delivery_subscription_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
         sa.UniqueConstraint("dedup_key", name=op.f("uq_delivery_dedup_key")),
-        sa.UniqueConstraint(
-            "subscription_id",
-            "round",
-            "step",
-            name=op.f("uq_delivery_subscription_id_round_step"),
-        ),
+        sa.UniqueConstraint("subscription_id", "round", "step", name=op.f("uq_delivery_subscription_id_round_step")),
     )
     with op.batch_alter_table("delivery", schema=None) as batch_op:
-        batch_op.create_index("ix_delivery_closed_at", ["closed_at"], unique=False)
+        batch_op.create_index(
+            "ix_delivery_details",
+            ["closed_at"],
+            unique=False,
+            postgresql_where=sa.text("reply_text IS NOT NULL OR host IS NOT NULL OR payload IS NOT NULL"),
+            sqlite_where=sa.text("reply_text IS NOT NULL OR host IS NOT NULL OR payload IS NOT NULL"),
+        )
+        batch_op.create_index(
+            "ix_delivery_for_people",
+            ["next_try_at", "id"],
+            unique=False,
+            postgresql_where=sa.text("kind <> 'letter' AND state IN ('planned', 'uncertain')"),
+            sqlite_where=sa.text("kind <> 'letter' AND state IN ('planned', 'uncertain')"),
+        )
         batch_op.create_index(
             "ix_delivery_held",
             ["id"],
@@ -264,28 +259,17 @@ def upgrade() -> None:
 
     op.create_table(
         "event",
-        sa.Column(
-            "id",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            autoincrement=True,
-            nullable=False,
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("subscriber_id", sa.Uuid(), nullable=False),
         sa.Column("subscription_id", sa.Uuid(), nullable=True),
         sa.Column("at", UtcDateTime(), nullable=False),
         sa.Column("kind", sa.String(length=40), nullable=False),
         sa.Column("detail", sa.JSON(none_as_null=True), nullable=True),
         sa.ForeignKeyConstraint(
-            ["subscriber_id"],
-            ["subscriber.id"],
-            name=op.f("fk_event_subscriber_id"),
-            ondelete="CASCADE",
+            ["subscriber_id"], ["subscriber.id"], name=op.f("fk_event_subscriber_id"), ondelete="CASCADE"
         ),
         sa.ForeignKeyConstraint(
-            ["subscription_id"],
-            ["subscription.id"],
-            name=op.f("fk_event_subscription_id"),
-            ondelete="CASCADE",
+            ["subscription_id"], ["subscription.id"], name=op.f("fk_event_subscription_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_event")),
     )
@@ -299,10 +283,7 @@ def upgrade() -> None:
         sa.Column("round", sa.Integer(), nullable=False),
         sa.Column("step", sa.String(length=80), nullable=False),
         sa.ForeignKeyConstraint(
-            ["subscription_id"],
-            ["subscription.id"],
-            name=op.f("fk_passed_step_subscription_id"),
-            ondelete="CASCADE",
+            ["subscription_id"], ["subscription.id"], name=op.f("fk_passed_step_subscription_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("subscription_id", "round", "step", name=op.f("pk_passed_step")),
     )
@@ -338,14 +319,26 @@ def downgrade() -> None:
             sqlite_where=sa.text("state IN ('planned', 'uncertain')"),
         )
         batch_op.drop_index(
-            "ix_delivery_held",
-            postgresql_where=sa.text("state = 'held'"),
-            sqlite_where=sa.text("state = 'held'"),
+            "ix_delivery_held", postgresql_where=sa.text("state = 'held'"), sqlite_where=sa.text("state = 'held'")
         )
-        batch_op.drop_index("ix_delivery_closed_at")
+        batch_op.drop_index(
+            "ix_delivery_for_people",
+            postgresql_where=sa.text("kind <> 'letter' AND state IN ('planned', 'uncertain')"),
+            sqlite_where=sa.text("kind <> 'letter' AND state IN ('planned', 'uncertain')"),
+        )
+        batch_op.drop_index(
+            "ix_delivery_details",
+            postgresql_where=sa.text("reply_text IS NOT NULL OR host IS NOT NULL OR payload IS NOT NULL"),
+            sqlite_where=sa.text("reply_text IS NOT NULL OR host IS NOT NULL OR payload IS NOT NULL"),
+        )
 
     op.drop_table("delivery")
     with op.batch_alter_table("subscription", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_subscription_unconfirmed",
+            postgresql_where=sa.text("confirmed_at IS NULL"),
+            sqlite_where=sa.text("confirmed_at IS NULL"),
+        )
         batch_op.drop_index("ix_subscription_sequence")
         batch_op.drop_index(
             "ix_subscription_due",
