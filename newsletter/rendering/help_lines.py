@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from newsletter.domain.sequence import HelpKind
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -12,6 +14,25 @@ if TYPE_CHECKING:
 
 _DIALLED = re.compile(r"\+?[\d ()/.-]+")
 _ENGLISH = frozenset({"en", "english"})
+
+
+MOST_IN_A_LETTER = 3
+"""A letter names a few services; all of them stand on the page "If this is too much today"."""
+
+
+def few(services: Sequence[HelpLine]) -> tuple[HelpLine, ...]:
+    """The services that a letter names, in their own order.
+
+    One for a crisis and one for abuse that never close, and one that works without a telephone; then the next ones.
+    """
+    open_now = [line for line in services if line.always_open]
+    firsts = (
+        next((line for line in open_now if line.kind is HelpKind.CRISIS), None),
+        next((line for line in open_now if line.kind is HelpKind.ABUSE), None),
+        next((line for line in services if line.chat or line.text), None),
+    )
+    chosen = list(dict.fromkeys([line for line in firsts if line is not None] + list(services)))[:MOST_IN_A_LETTER]
+    return tuple(line for line in services if line in chosen)
 
 
 def views(services: Sequence[HelpLine], *, say: Callable[..., str]) -> tuple[dict[str, object], ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from itertools import product
+from itertools import cycle, product
 from typing import TYPE_CHECKING
 
 from newsletter.domain.sequence import FALLBACK_COUNTRY
@@ -21,7 +21,8 @@ _DAY = date(2026, 9, 23)
 def readers(revision: Revision, step: Step, *, base_url: str) -> Iterator[LetterFacts]:
     """Readers of every country, at the beginning and the end of a series and in one without, and discreet ones.
 
-    A step's own text cannot tell who is discreet, so that these need not come from every country.
+    Not every combination: a letter's text is tried on each value of each kind, which is what can break it, and an
+    operator waits for this at every publication.
     """
     base = base_url.rstrip("/")
     links = Links(
@@ -30,8 +31,11 @@ def readers(revision: Revision, step: Step, *, base_url: str) -> Iterator[Letter
         pause=f"{base}/preferences/imagined#pause",
         too_much=f"{base}/too-much",
     )
-    countries = (None, *(country for country in revision.help_lines if country != FALLBACK_COUNTRY))
-    cases = [*product((False,), countries, _PLACES), *product((True,), (None,), _PLACES)]
+    countries = [country for country in revision.help_lines if country != FALLBACK_COUNTRY]
+    cases = [
+        *product((False, True), (None,), _PLACES),
+        *((False, country, place) for country, place in zip(countries, cycle(_PLACES), strict=False)),
+    ]
     for discreet, country, (number, total) in cases:
         yield LetterFacts(
             number=number,

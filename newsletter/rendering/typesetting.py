@@ -223,7 +223,7 @@ class Typesetter:
         form: str,
     ) -> dict[str, object]:
         """The body, and the blocks that follow it unless the body has printed them itself."""
-        services = help_lines.views(self._revision.help_for(facts.country), say=self._say)
+        services = help_lines.views(help_lines.few(self._revision.help_for(facts.country)), say=self._say)
         within = _Block(self._macro(form, "help", services=services) if services else "")
         figure = _Block("")
         if facts.affirmation:

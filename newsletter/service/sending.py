@@ -134,7 +134,9 @@ class Lane:
                 self._mailer.open()
                 outcome = self._send_one(waiting.pop(0))
                 accepted += outcome is Outcome.ACCEPTED
-                if outcome is Outcome.UNAVAILABLE:
+                if outcome in (Outcome.UNAVAILABLE, Outcome.NO_ANSWER):
+                    # Also where the letter is in doubt: a server that hangs up on every letter would otherwise
+                    # put a whole list in doubt within minutes.
                     self._rest("the conversation broke off")
                     break
                 if outcome is not None:

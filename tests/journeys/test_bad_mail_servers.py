@@ -25,7 +25,6 @@ FAULTS: dict[str, tuple[str, Step]] = {
     "closes at MAIL": ("mail", Reply(421, "4.7.0 Too many letters")),
     "tears the connection at RCPT": ("rcpt", Reset()),
     "wants a login": ("mail", Reply(530, "5.7.0 Authentication required")),
-    "hangs up within the letter": ("body", Close()),
 }
 
 
