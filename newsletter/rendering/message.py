@@ -113,14 +113,14 @@ def quoted_printable(text: str) -> bytes:
     Raises:
         RenderError: the text holds half a surrogate pair.
     """
-    unified = text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\r\n")
+    unified = text.replace("\r\n", "\n").replace("\r", "\n")
     try:
         encoded = binascii.b2a_qp(unified.encode("utf-8"), istext=True)
     except UnicodeEncodeError as error:
         message = f"The letter holds {error.object[error.start]!r}, which is no character."
         raise RenderError(message) from error
-    # b2a_qp takes its own line ends from the text's first one; a text of one line is given bare LFs.
-    return encoded if "\r\n" in unified else encoded.replace(b"\n", b"\r\n")
+    # Only now: b2a_qp takes its own line ends from the text's first one, and a text of one line has none.
+    return encoded.replace(b"\n", b"\r\n")
 
 
 def _header_lines(subject: str, headers: MessageHeaders, *, smtputf8: bool) -> list[str]:

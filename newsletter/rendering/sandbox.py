@@ -52,7 +52,6 @@ TEST_NAMES = frozenset(
         *("==", "!=", "<", "<=", ">", ">="),
     }
 )
-STRING_METHODS = frozenset({"lower", "upper", "strip", "startswith", "endswith"})
 DICT_METHODS = frozenset({"items", "keys", "values", "get"})
 _JINJAS_OWN = frozenset({"jinja2.runtime", "jinja2.environment"})
 
@@ -136,11 +135,9 @@ class LetterEnvironment(ImmutableSandboxedEnvironment):
         return cast("nodes.Template", _Bounder(name, filename).visit(tree))
 
     def is_safe_attribute(self, obj: object, attr: str, value: object) -> bool:
-        """Only what is on the list: a few methods of strings and dicts, and Jinja's own loop and macros."""
+        """Only what is on the list: a few methods of dicts, and Jinja's own loop and macros."""
         if not super().is_safe_attribute(obj, attr, value):
             return False
-        if isinstance(obj, str):
-            return attr in STRING_METHODS
         if isinstance(obj, dict):
             return attr in DICT_METHODS
         return type(obj).__module__ in _JINJAS_OWN
@@ -157,10 +154,7 @@ class LetterEnvironment(ImmutableSandboxedEnvironment):
         budget = _budget.get()
         if budget is not None:
             budget.spend_steps(1)
-        result: object = super().call(__context, __obj, *args, **kwargs)
-        if isinstance(result, str):
-            _check_size(len(result))
-        return result
+        return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
         """Calculate with numbers, and join strings, within the bounds."""

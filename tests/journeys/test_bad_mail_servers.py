@@ -68,6 +68,33 @@ def test_a_refused_port_is_nobodys_fault(
     everybody_gets_one(program.start("worker"), books, smtp_server)
 
 
+def test_a_server_that_hangs_up_on_letters_puts_few_of_them_in_doubt(
+    seeded_sqlite: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer
+):
+    """Whoever hangs up within a letter may have it: that is a doubt, and the connections rest ever longer."""
+    program = open_program(seeded_sqlite(FEW), smtp_connections=2)
+    program.set_clock(THURSDAY)
+    books = open_books(program)
+    smtp_server.script("body", Close())
+    worker = program.start("worker")
+    worker.wait_for(lambda: "DATA" in smtp_server.commands)
+    time.sleep(3)
+    # Each connection at 0, 0.5, 1.5 and 3.5 seconds.
+    assert smtp_server.commands.count("DATA") <= 2 * 4
+    assert books.count("failed", "withdrawn") == 0
+    assert books.suppressed() == 0
+
+    smtp_server.forget_scripts()
+    worker.wait_for(lambda: books.count("sent", "held") == FEW)
+    rows = books.deliveries()
+    sent = {row.message_id for row in rows if row.state == "sent"}
+    assert {received.message_id for received in smtp_server.ledger} == sent
+    assert not repeated(received.message_id for received in smtp_server.ledger)
+    # Whatever did not arrive is on the operator's list.
+    listed = {item["message_id"] for item in program.json("deliveries", "list")}
+    assert sent | listed == {row.message_id for row in rows}
+
+
 def of_thursday(seeded: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks) -> tuple[Program, Books]:
     """A few readers whose letter is due."""
     program = open_program(seeded(READERS), smtp_connections=2)

@@ -45,7 +45,7 @@ def test_a_short_list_is_whole() -> None:
     )
 )
 def test_never_more_and_never_fewer_than_could_be(services: list[HelpLine]) -> None:
-    """As many as there are, up to the most; in the operator's order; and a line that never closes where there is one."""
+    """As many as there are, up to the most, in the operator's order, a crisis line that never closes among them."""
     chosen = few(services)
     assert len(chosen) == min(len(services), MOST_IN_A_LETTER)
     assert list(chosen) == [found for found in services if found in chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import quopri
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -309,6 +310,18 @@ class TestPlates:
         payload = text.get_payload(decode=True)
         assert isinstance(payload, bytes)
         assert payload.decode().replace("\r\n", "\n") == plain
+
+    @pytest.mark.parametrize("filler", ["x", "é", "=", " "])
+    def test_a_line_is_full_when_a_link_comes(self, filler: str) -> None:
+        """There is room for the soft break whatever the length of the line before the link, and of the link."""
+        for length in range(20, 90):
+            text = "x" + filler * length + PLACEHOLDERS.pause + "y"
+            printed = Plate.of(replace(LETTER, text=text)).printed(
+                replace(PLACEHOLDERS, pause="https://e.org/" + "z" * length)
+            )
+            assert printed.encoded_text is not None
+            assert all(len(line) <= 76 for line in printed.encoded_text.split(b"\r\n"))
+            assert quopri.decodestring(printed.encoded_text).decode() == printed.text
 
     def test_a_real_letter_is_the_same_with_and_without(
         self, typesetter: Typesetter, series: Sequence, letter_step: Step, facts: Callable[..., LetterFacts]

@@ -76,6 +76,9 @@ ATTACKS = {
     "a macro that doubles": (
         "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}"
     ),
+    "macros in macros that double": (
+        "{% macro m(s) %}{{ s }}{{ s }}{% endmacro %}{{ " + "m(" * 40 + "'aaaaaaaaaa'" + ")" * 40 + " }}"
+    ),
     "a recursive loop": "{% for x in (1, 2) recursive %}{{ loop((1, 2)) }}{% endfor %}",
     "changing what is shared": "{{ links.update({'pause': 'https://evil.example.org'}) }}{{ links.clear() }}",
     "escaping switched off": "{% autoescape false %}{{ affirmation }}{% endautoescape %}",
@@ -134,6 +137,10 @@ class TestTheWallsOneByOne:
             ("{{ ''.__class__ }}", "unsafe"),
             ("{{ 'a'.format }}", "format is not available"),
             ("{{ 'a'.join }}", "unsafe"),
+            ("{{ 'a'.upper() }}", "unsafe"),
+            ("{{ (1, 2).count(1) }}", "unsafe"),
+            ("{{ big.bit_length() }}", "unsafe"),
+            ("{{ few.start }}", "unsafe"),
             ("{{ 'a' * 3 }}", "numbers only"),
             ("{{ 2 ** 3 }}", "powers"),
             ("{{ big + 1 }}", "numbers beyond"),

@@ -53,10 +53,11 @@ class Store:
         due: datetime | None = None,
     ) -> Subscription:
         """A subscription, of somebody new unless a reader is given."""
+        reader = reader or self.subscriber()
         with self.database.write() as connection:
             return subscriptions.add_subscription(
                 connection,
-                subscriber_id=(reader or self.subscriber()).id,
+                subscriber_id=reader.id,
                 sequence_key=sequence,
                 state=state,
                 seen_revision=1,
