@@ -230,13 +230,15 @@ class Conversation:
             raise self._out_of_turn()
 
     def end_body(self) -> tuple[int, str]:
-        """Write the terminator and wait for the answer. From here on, no answer means doubt."""
+        """Write the terminator and wait for the answer, in `dot` in all. From here on, no answer means doubt."""
         self._patience = self._timeouts.dot
+        self.not_after = time.monotonic() + self._timeouts.dot.total_seconds()
         try:
             self._write(b".\r\n")
             return self._read_reply()
         finally:
             self._patience = self._timeouts.command
+            self.not_after = math.inf
 
     def is_quiet(self) -> bool:
         """Whether the server is, as far as can be seen, there and listening."""

@@ -39,6 +39,7 @@ BYTES_WITHIN = timedelta(seconds=2)
 
 _RECORD_PAUSES_SECONDS = (0.1, 0.3, 1.0, 3.0, 6.0)
 _LONGEST_PAUSE_SECONDS = 30.0
+_MOST_DOUBLINGS = 6
 _NO_ANSWER = Answer(code=None, text="", host="")
 
 
@@ -164,7 +165,8 @@ class Lane:
 
     def _rest(self, reason: str) -> None:
         self._troubles += 1
-        pause = min(0.5 * 2 ** (self._troubles - 1), _LONGEST_PAUSE_SECONDS)
+        # Bounded before it is doubled: an outage of a night would make a number that no float can hold.
+        pause = min(0.5 * 2 ** min(self._troubles - 1, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
         self._rest_until = time.monotonic() + pause
         log.warning("relay_unavailable", reason=reason, pause_seconds=pause)
 

@@ -627,7 +627,7 @@ _IS_OPEN = and_(
 )
 
 
-_HAS_DETAILS: ColumnElement[bool] = literal_column(HAS_DETAILS)
+_HAS_DETAILS: ColumnElement[bool] = literal_column(f"({HAS_DETAILS})")
 
 # Written out, so that both databases see that the partial indexes serve.
 _LEAVING: ColumnElement[bool] = literal_column("delivery.state IN ('planned', 'uncertain')")

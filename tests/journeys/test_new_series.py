@@ -33,12 +33,12 @@ def drop(content: Path, key: str = KEY, *, letters: int = 2) -> Path:
 
 
 def test_a_dropped_folder_is_live_after_publish(
-    database_url: str, tmp_path: Path, open_program: OpenProgram, smtp_server: SmtpServer
+    sqlite_url: str, tmp_path: Path, open_program: OpenProgram, smtp_server: SmtpServer
 ):
     """Nothing before `publish`; after it the running site offers the series, and a reader gets both letters."""
     content = tmp_path / "content"
     shutil.copytree(content_dir(), content)
-    program = open_program(database_url, content_dir=content)
+    program = open_program(sqlite_url, content_dir=content)
     program.set_clock(MONDAY)
     site, _running = program.serve()
     drop(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,16 @@ def test_letters_and_password_travel_encrypted(secured: SmtpServer) -> None:
     assert [heard.line for heard in secured.heard if not heard.encrypted] == (
         ["EHLO worker.example", "STARTTLS"] if secured.security == "starttls" else []
     )
+    mailer.close()
+
+
+def test_no_packet_waits_for_the_one_before(secured: SmtpServer) -> None:
+    """Body and terminator are two packets: Nagle's algorithm would cost 40 ms a letter."""
+    mailer = build_mailer(secured)
+    mailer.open()
+
+    assert mailer._conversation is not None
+    assert mailer._conversation._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     mailer.close()
 
 

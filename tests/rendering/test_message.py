@@ -311,17 +311,18 @@ class TestPlates:
         assert isinstance(payload, bytes)
         assert payload.decode().replace("\r\n", "\n") == plain
 
+    @pytest.mark.parametrize("before", ["", "x", "xx"])
     @pytest.mark.parametrize("filler", ["x", "é", "=", " "])
-    def test_a_line_is_full_when_a_link_comes(self, filler: str) -> None:
-        """There is room for the soft break whatever the length of the line before the link, and of the link."""
-        for length in range(20, 90):
-            text = "x" + filler * length + PLACEHOLDERS.pause + "y"
-            printed = Plate.of(replace(LETTER, text=text)).printed(
-                replace(PLACEHOLDERS, pause="https://e.org/" + "z" * length)
-            )
-            assert printed.encoded_text is not None
-            assert all(len(line) <= 76 for line in printed.encoded_text.split(b"\r\n"))
-            assert quopri.decodestring(printed.encoded_text).decode() == printed.text
+    def test_a_line_is_full_when_a_link_comes(self, before: str, filler: str) -> None:
+        """There is room for the soft break, and no character is cut, however long the line before the link is."""
+        for length in range(20, 30 if filler == "=" else 90):
+            for behind in ("", "x", "xx", "xxx"):
+                text = before + filler * length + behind + PLACEHOLDERS.pause + "y"
+                url = "https://e.org/" + "z" * length
+                printed = Plate.of(replace(LETTER, text=text)).printed(replace(PLACEHOLDERS, pause=url))
+                assert printed.encoded_text is not None
+                assert all(len(line) <= 76 for line in printed.encoded_text.split(b"\r\n"))
+                assert quopri.decodestring(printed.encoded_text).decode() == printed.text
 
     def test_a_real_letter_is_the_same_with_and_without(
         self, typesetter: Typesetter, series: Sequence, letter_step: Step, facts: Callable[..., LetterFacts]

@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from newsletter.content import snapshot
 from newsletter.rendering.sandbox import LetterEnvironment
+from newsletter.rendering.typesetting import Typesetter
 from tests.support.building import House
 from tests.support.smtp_server import SmtpServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from newsletter.domain.sequence import Sequence, Step
+    from newsletter.rendering.facts import Site
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,6 +38,23 @@ def templates_compiled_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LetterEnvironment, "compile", compile_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def letters_checked_once() -> Iterator[None]:
+    """A letter that was found sound is not proofread again for the next test that publishes the same folder."""
+    sound: set[tuple[str, Site, str, str]] = set()
+    usual = Typesetter.check
+
+    def check_once(self: Typesetter, sequence: Sequence, step: Step) -> None:
+        key = (snapshot.digest(self._revision), self._site, sequence.key, step.key)
+        if key not in sound:
+            usual(self, sequence, step)
+            sound.add(key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Typesetter, "check", check_once)
         yield
 
 

@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 
 TUESDAY = "2026-11-24 09:00"
 NEXT_TUESDAY = "2026-12-01 09:00"
-POISON = "This is two of trust in print 1. {{ 1 // (letter.number - 2) }}"
+POISON = "This is two of trust in print 1. {% if letter.number == 2 %}{{ site.name - 1 }}{% endif %}"
 """Renders for every letter but somebody's second, so that publishing has no chance to see it."""
+
+
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lane rests after a conversation that broke off."""
+    monkeypatch.setattr(sending, "_LONGEST_PAUSE_SECONDS", 0.0)
 
 
 @dataclass(frozen=True)
@@ -244,9 +250,10 @@ def test_a_mail_server_that_is_down_loses_nothing_and_blames_nobody(house: House
 
 
 def test_a_lane_rests_while_the_mail_server_is_down(house: House, maria: Reader, post: SmtpServer):
-    """A server that is down is not hammered: the lane claims nothing until its rest is over."""
+    """A server that is down is not hammered, however long it has been: nothing is claimed until the rest is over."""
     house.plan()
     post.stop()
+    house.lanes[1]._troubles = 100_000
     house.send()
     epoch = maria.delivery().epoch
     house.send()
@@ -269,6 +276,7 @@ def rich(house: House) -> Reader:
     return reader
 
 
+@pytest.mark.usefixtures("restless")
 def test_a_letter_without_an_answer_is_repeated_once_and_alike(house: House, rich: Reader, post: SmtpServer):
     """The repeat keeps Message-ID, Date, affirmation, posts and revision, whatever was published meanwhile."""
     post.script("dot", Do(house.stop.set), Close(), times=1)
@@ -292,6 +300,7 @@ def test_a_letter_without_an_answer_is_repeated_once_and_alike(house: House, ric
     assert rich.due() == local(NEXT_TUESDAY)
 
 
+@pytest.mark.usefixtures("restless")
 def test_a_repeat_that_was_refused_meanwhile_stays_alike(house: House, rich: Reader, post: SmtpServer):
     """A repeat put off by 4xx is still the repeat: uncertain, and with the same bytes when it is taken."""
     post.script("dot", Close(), times=1)
@@ -306,6 +315,7 @@ def test_a_repeat_that_was_refused_meanwhile_stays_alike(house: House, rich: Rea
     assert post.ledger[0].content == post.ledger[1].content
 
 
+@pytest.mark.usefixtures("restless")
 def test_twice_without_an_answer_is_held_and_counts_as_received(house: House, maria: Reader, post: SmtpServer):
     """After the one repeat it is held for good; the reader goes on with the next letter a week later."""
     post.script("dot", Close(), times=2)
@@ -320,6 +330,7 @@ def test_twice_without_an_answer_is_held_and_counts_as_received(house: House, ma
     assert len({mail.message_id for mail in maria.letters()}) == 2
 
 
+@pytest.mark.usefixtures("restless")
 def test_no_answer_is_held_at_once_where_the_operator_prefers_a_gap(open_house: Callable[..., House], post: SmtpServer):
     """`ON_UNCERTAIN=hold`: no repeat at all, and the reader goes on."""
     house = open_house(on_uncertain="hold")
@@ -332,6 +343,7 @@ def test_no_answer_is_held_at_once_where_the_operator_prefers_a_gap(open_house: 
     assert maria.steps() == ["one", "two"]
 
 
+@pytest.mark.usefixtures("restless")
 def test_leaving_takes_back_the_repeat(house: House, maria: Reader, post: SmtpServer):
     """Whoever leaves before the repeat does not get it."""
     post.script("dot", Do(house.stop.set), Close(), times=1)
@@ -429,25 +441,20 @@ def test_a_verdict_is_written_as_soon_as_the_database_is_back(
 def test_a_verdict_waits_for_the_next_tick_while_the_database_is_away(
     house: House, post: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ):
-    """Away for longer: the lane remembers the verdict, and records it before it claims anything else."""
+    """Away for longer: the lane remembers the verdict and records it later; nothing is in doubt, nothing doubled."""
     monkeypatch.setattr(sending, "_RECORD_PAUSES_SECONDS", (0.0,))
     maria = reader_of(house)
-    ada = house.reader("ada@example.org", slot="tue 09:00")
     house.plan()
-    house.at(NEXT_TUESDAY)
-    house.plan()
-    house.at("2026-11-24 09:00")
     with away(house, post, writes=20, committed=False):
         for _ in range(3):
             with pytest.raises(DatabaseUnavailable):
                 house.lanes[1].send_due()
         assert maria.delivery().state is State.HANDING_OVER
+    house.later(minutes=3)
     house.lanes[1].send_due()
     assert maria.delivery().state is State.SENT
-    assert maria.steps() == ["one"]
-    house.live("2026-12-08 12:00")
+    house.live(weeks=2)
     assert maria.steps() == ["one", "two", "three"]
-    assert ada.steps()[0] == "one"
     assert all(row["doubts"] == 0 for row in house.rows("delivery"))
 
 

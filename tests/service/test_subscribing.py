@@ -153,19 +153,19 @@ def test_nothing_is_offered_before_the_first_publication(open_house):
 
 class TestKnownReaders:
     def test_the_answer_is_the_same_for_everybody(self, house: House):
-        """New, pending, active, left and suppressed addresses all get no answer but one mail each."""
+        """New, pending, active and left addresses all get the same answer and one mail each."""
         for name in ("active", "left"):
-            house.reader(f"{name}@example.org")
+            house.reader(f"{name}@example.org", slot="sun 09:00")
         Reader(house, "left@example.org").leave()
         house.ask("pending@example.org")
         house.work()
         house.later(days=2)
-        names = ["new", "pending", "active", "left"]
-        for name in names:
-            assert house.ask(f"{name}@example.org") is not None
-        kinds = {name: Reader(house, f"{name}@example.org").mails() for name in names}
-        assert house.work() == 4
-        subjects = {name: Reader(house, f"{name}@example.org").mails()[-1].subject for name in kinds}
+        subjects = {}
+        for name in ("new", "pending", "active", "left"):
+            signup = SignUp(email=f"{name}@example.org", sequence="trust")
+            assert house.app.subscribing.request(signup, now=house.now) is None
+            assert house.work() == 1
+            subjects[name] = Reader(house, signup.email).mails()[-1].subject
         assert subjects["new"] == subjects["pending"] == subjects["left"] == "Please confirm your address"
         assert subjects["active"] != subjects["new"]
 
@@ -178,7 +178,7 @@ class TestKnownReaders:
         assert (maria.record, maria.subscription()) == before
         assert maria.deliveries(kind=Kind.CONFIRMATION) == []
         token = maria.mails()[-1].token("preferences")
-        assert house.app.subscribing.preferences(token, now=house.now).masked_address.endswith("@example.org")
+        assert house.app.subscribing.preferences(token, now=house.now).subscriptions[0].state is State.ACTIVE
 
     @pytest.mark.parametrize("how", ["pending", "left"])
     def test_nothing_about_a_known_reader_changes_before_they_confirm(self, house: House, how: str):
@@ -265,8 +265,7 @@ class TestConfirming:
         assert view.offers_choice
         assert not view.already
         assert view.preferences_token is None
-        assert view.masked_address != maria.address
-        assert view.masked_address.endswith("@example.org")
+        assert "maria" not in view.masked_address
 
     @pytest.mark.parametrize(
         ("start", "start_now", "now"),
@@ -542,7 +541,7 @@ class TestPreferences:
         before = house.everything()
         view = house.app.subscribing.preferences(maria.preferences_token(), now=house.now)
         assert house.everything() == before
-        assert view.masked_address != maria.address
+        assert "maria" not in view.masked_address
         assert (str(view.slot), view.country, view.discreet) == ("tue 09:00 Europe/Berlin", "DE", True)
         assert (view.paused, view.paused_until) == (False, None)
         (only,) = view.subscriptions

@@ -439,16 +439,14 @@ class SmtpServer:
             time.sleep(0.002)
 
 
-class Finished(Exception):  # noqa: N818 - not an error
+class Finished(Exception):
     """The connection has come to its end."""
 
 
 class Session:
     """One connection, from the server's side."""
 
-    def __init__(
-        self, server: SmtpServer, connected: socket.socket, *, peer: tuple[str, int], number: int
-    ) -> None:
+    def __init__(self, server: SmtpServer, connected: socket.socket, *, peer: tuple[str, int], number: int) -> None:
         self.server = server
         self.socket = connected
         self.peer = peer
@@ -730,9 +728,7 @@ def make_certificate(
     made = Certificate(path=folder / "certificate.pem", key_path=folder / "key.pem")
     made.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     made.key_path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return made
 
