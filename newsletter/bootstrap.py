@@ -127,7 +127,7 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
         ),
         rescuing=Rescuing(database=database, recorder=recorder),
         housekeeping=Housekeeping(database=database, publishing=publishing, signer=signer),
-        overseeing=Overseeing(database=database, editions=editions, subscribing=subscribing, signer=signer),
+        overseeing=Overseeing(database=database, editions=editions, signer=signer),
         previewing=Previewing(editions=editions, composer=composer, slot=settings.default_slot),
         open_mailer=lambda: open_mailer(route),
     )

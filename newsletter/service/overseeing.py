@@ -12,9 +12,8 @@ from newsletter.domain.delivery import Kind, State
 from newsletter.domain.subscription import State as SubscriptionState
 from newsletter.domain.subscription import SubscriberId, SubscriptionId
 from newsletter.errors import NotAllowed, NotFound
-from newsletter.service import progression
+from newsletter.service import pausing, progression
 from newsletter.service.editions import Edition, Editions
-from newsletter.service.subscribing import Subscribing
 from newsletter.store import deliveries, subscriptions
 from newsletter.store.database import Connection, Database
 from newsletter.store.deliveries import Delivery
@@ -30,12 +29,10 @@ class Overseeing:
         *,
         database: Database,
         editions: Editions,
-        subscribing: Subscribing,
         signer: TokenSigner,
     ) -> None:
         self._database = database
         self._editions = editions
-        self._subscribing = subscribing
         self._signer = signer
 
     def stop(self, *, now: datetime) -> None:
@@ -105,7 +102,7 @@ class Overseeing:
             NotAllowed: no letters are coming.
         """
         with self._database.write() as connection:
-            self._subscribing.pause_reader(connection, self._reader(connection, address), until=until, now=now)
+            pausing.pause_reader(connection, self._reader(connection, address), until=until, now=now)
 
     def resume(self, address: str, *, now: datetime) -> None:
         """Let a reader's letters come again.
@@ -115,7 +112,8 @@ class Overseeing:
             NotAllowed: they were not paused.
         """
         with self._database.write() as connection:
-            if not self._subscribing.resume_reader(connection, self._reader(connection, address), now=now):
+            edition = self._editions.live(connection)
+            if not pausing.resume_reader(connection, edition, self._reader(connection, address), now=now):
                 raise NotAllowed("This reader is not paused.")
 
     def _offer_again(

@@ -14,9 +14,10 @@ from newsletter.domain.progress import steps_ahead
 from newsletter.domain.sequence import FALLBACK_COUNTRY, Finish, HelpLine, Sequence, Start
 from newsletter.domain.subscription import Action, State, after
 from newsletter.errors import InvalidChoice, NotAllowed, NotFound, TokenExpired
-from newsletter.service import progression
+from newsletter.service import pausing, progression
 from newsletter.service.composing import CONFIRM_WITHIN
 from newsletter.service.editions import Edition, Editions
+from newsletter.service.views import ConfirmationView, LeavingView, Offer, PreferencesView, SubscriptionView
 from newsletter.store import deliveries, subscriptions
 from newsletter.store.database import Conflict, Connection, Database
 from newsletter.store.deliveries import Delivery
@@ -28,7 +29,6 @@ CONSENT_TEXT = "2026-11"
 
 MAILS_A_DAY = 1
 MAILS_IN_30_DAYS = 3
-LONGEST_PAUSE = timedelta(days=366)
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
@@ -43,69 +43,6 @@ class SignUp:
     time: str | None = None
     country: str | None = None
     discreet: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Offer:
-    """One thing the form offers. `count`: its letters, or None for a sequence without an end."""
-
-    key: str
-    title: str
-    description: str
-    expect: str
-    count: int | None
-    selected: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConfirmationView:
-    """What the confirm page shows. `first_slot` is an instant; `offers_choice`: now or at the first slot."""
-
-    title: str
-    expect: str
-    offers_choice: bool
-    first_slot: datetime
-    timezone: str
-    already: bool
-    preferences_token: str | None
-    masked_address: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubscriptionView:
-    """One sequence on the preferences page. `total` is None where it has no end."""
-
-    key: str
-    title: str
-    state: State
-    next_due_at: datetime | None
-    received: int
-    total: int | None
-    open_ended: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreferencesView:
-    """What the preferences page shows."""
-
-    masked_address: str
-    slot: Slot
-    country: str | None
-    discreet: bool
-    paused: bool
-    paused_until: date | None
-    subscriptions: tuple[SubscriptionView, ...]
-    leave_token: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeavingView:
-    """What the unsubscribe page shows. `gone`: nothing is left to leave."""
-
-    title: str | None
-    several: bool
-    gone: bool
-    preferences_token: str | None
 
 
 class Subscribing:
@@ -354,39 +291,7 @@ class Subscribing:
                 if weeks is None or not 1 <= weeks <= 52:  # noqa: PLR2004  (a year)
                     raise InvalidChoice("Choose a pause of one, two or four weeks, or a date.", field="weeks")
                 until = today + timedelta(weeks=weeks)
-            self.pause_reader(connection, reader, until=until, now=now)
-
-    def pause_reader(self, connection: Connection, reader: Subscriber, *, until: date | None, now: datetime) -> None:
-        """Hold all of a locked reader's sequences until a local date, or with None until they are resumed.
-
-        Raises:
-            InvalidChoice: a date that is past or more than a year away.
-            NotAllowed: there is nothing to hold.
-        """
-        today = now.astimezone(ZoneInfo(reader.slot.timezone)).date()
-        if until is not None and not today < until <= today + LONGEST_PAUSE:
-            raise InvalidChoice("Choose a day after today, within a year.", field="until")
-        records = subscriptions.subscriptions_of(connection, reader.id)
-        if not any(record.state in (State.ACTIVE, State.PAUSED) for record in records):
-            raise NotAllowed("No letters are coming, so there is nothing to pause.")
-        deliveries.withdraw(connection, subscriber_id=reader.id, reason="paused", now=now)
-        subscriptions.set_paused_until(connection, reader.id, until)
-        reader = replace(reader, paused_until=until)
-        for record in records:
-            state = after(record.state, Action.PAUSE)
-            if state is not None:
-                held = replace(record, state=state, next_due_at=None, due_rule=None)
-                due = progression.when_due(reader, held, None, now=now)
-                if due is not None:
-                    held = replace(held, next_due_at=due.at, due_rule="paused")
-                subscriptions.save_subscription(connection, record, held)
-        subscriptions.tell(
-            connection,
-            "paused",
-            subscriber_id=reader.id,
-            now=now,
-            until=None if until is None else until.isoformat(),
-        )
+            pausing.pause_reader(connection, reader, until=until, now=now)
 
     def resume(self, token: str, *, now: datetime) -> None:
         """End a pause: letters go on where they stopped. Harmless when there is none.
@@ -395,23 +300,8 @@ class Subscribing:
             TokenForged, TokenExpired: as for `preferences`.
         """
         with self._database.write() as connection:
-            self.resume_reader(connection, self._reader(connection, token, now=now, lock=True), now=now)
-
-    def resume_reader(self, connection: Connection, reader: Subscriber, *, now: datetime) -> bool:
-        """End a locked reader's pause; whether there was one."""
-        records = subscriptions.subscriptions_of(connection, reader.id)
-        paused = [record for record in records if record.state is State.PAUSED]
-        subscriptions.set_paused_until(connection, reader.id, None)
-        reader = replace(reader, paused_until=None)
-        edition = self._editions.live(connection)
-        for record in paused:
-            active = replace(record, state=State.ACTIVE, resumed_at=now, next_due_at=None)
-            subscriptions.save_subscription(connection, record, active)
-            if edition is not None:
-                progression.reschedule(connection, edition, reader, active, now=now)
-        if paused:
-            subscriptions.tell(connection, "resumed", subscriber_id=reader.id, now=now, reason="the reader's wish")
-        return bool(paused)
+            reader = self._reader(connection, token, now=now, lock=True)
+            pausing.resume_reader(connection, self._editions.live(connection), reader, now=now)
 
     # Going
 

@@ -22,7 +22,7 @@ from tests.support.building import House, Reader, local
 from tests.support.smtp_server import Reply
 
 if TYPE_CHECKING:
-    from newsletter.service.subscribing import ConfirmationView
+    from newsletter.service.views import ConfirmationView
 
 HELP_LINES = """
 DE: [{name: One, kind: crisis, phone: "1", hours: "24/7"}]
