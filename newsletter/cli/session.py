@@ -75,6 +75,10 @@ def opened_app(*, check: bool = True, log_all: bool = False) -> Iterator[App]:
             app.close()
     except NewsletterError as error:
         fail(str(error))
+    except BrokenPipeError:
+        raise  # whoever read our output has had enough
+    except OSError as error:
+        fail(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
 
 
 def fail(message: str) -> NoReturn:

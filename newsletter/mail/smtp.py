@@ -103,7 +103,7 @@ class SmtpMailer:
         self._letters += 1
         self._used_at = time.monotonic()
         self._unfinished = verdict.outcome is not Outcome.ACCEPTED
-        if _leaves_doubt(verdict) or not conversation.is_quiet():
+        if _leaves_doubt(verdict):
             self._drop()
         return verdict
 

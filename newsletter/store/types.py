@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import DateTime, Dialect
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 
@@ -38,25 +38,31 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class DatabaseNow(ColumnElement[datetime]):
-    """The database's own clock, shifted; for leases, which are never judged by business time."""
+class DatabaseNow(FunctionElement[datetime]):
+    """The database's own clock, shifted; for leases, which are never judged by business time.
 
-    inherit_cache = False
+    The shift is a parameter, so that a statement that looks at the clock is compiled once and not every time.
+    """
+
+    name = "database_now"
+    inherit_cache = True
     type = UtcDateTime()
 
     def __init__(self, shift: timedelta = timedelta()) -> None:
-        self.shift_seconds = shift.total_seconds()
+        super().__init__(shift.total_seconds())
 
 
 @compiles(DatabaseNow, "sqlite")
-def _sqlite_now(element: DatabaseNow, _compiler: Any, **_: Any) -> str:  # noqa: ANN401  (SQLAlchemy's hook)
+def _sqlite_now(element: DatabaseNow, compiler: Any, **options: Any) -> str:  # noqa: ANN401  (SQLAlchemy's hook)
+    shift = compiler.process(element.clauses, **options)
     # Six digits after the point, so that the text compares with what the column type stores.
-    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '{element.shift_seconds:+.3f} seconds')"
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', printf('%+.3f seconds', {shift}))"
 
 
 @compiles(DatabaseNow, "postgresql")
-def _postgresql_now(element: DatabaseNow, _compiler: Any, **_: Any) -> str:  # noqa: ANN401  (SQLAlchemy's hook)
-    return f"(clock_timestamp() + make_interval(secs => {element.shift_seconds:.3f}))"
+def _postgresql_now(element: DatabaseNow, compiler: Any, **options: Any) -> str:  # noqa: ANN401  (SQLAlchemy's hook)
+    shift = compiler.process(element.clauses, **options)
+    return f"(clock_timestamp() + make_interval(secs => CAST({shift} AS double precision)))"
 
 
 def ordered_id() -> UUID:

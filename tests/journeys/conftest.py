@@ -43,7 +43,7 @@ def open_program(tmp_path: Path, smtp_server: SmtpServer) -> Iterator[OpenProgra
     """Makes installations that send to the mail server; whatever they leave running ends with the test."""
     made: list[Program] = []
 
-    def open_one(database_url: str, **settings: object) -> Program:
+    def open_one(database_url: str, /, **settings: object) -> Program:
         folder = tmp_path / f"installation-{len(made)}"
         made.append(Program(folder, **{"database_url": database_url, "mail_url": smtp_server.url, **settings}))
         return made[-1]

@@ -88,11 +88,7 @@ class TestPublishing:
         ahead = house.preview()
         assert house.everything() == before
         assert (ahead.number, ahead.unchanged) == (2, False)
-        assert changes(ahead) == {
-            "zero": (Change.NEW,),
-            "one": (Change.CHANGED,),
-            "two": (Change.MOVED,),
-        } or changes(ahead) == {"zero": (Change.NEW,), "one": (Change.CHANGED,), "three": (Change.MOVED,)}
+        assert changes(ahead) == {"zero": (Change.NEW,), "one": (Change.CHANGED,), "two": (Change.MOVED,)}
         assert replace(house.publish(), retimed=0) == ahead
 
     def test_history_and_notes(self, house: House):
@@ -119,6 +115,7 @@ class TestPublishing:
     def test_templates_are_part_of_the_revision(self, open_house: Callable[..., House], tmp_path: Path):
         """An overridden template makes another revision, and its later edits reach nobody before publishing."""
         templates = tmp_path / "templates"
+        templates.mkdir()
         house = open_house(templates_dir=templates)
         house.sequence("trust", "one", "two")
         house.publish()
@@ -169,20 +166,18 @@ class TestRefusals:
 
     def test_a_faulty_file(self, house: House, before: dict[str, list[str]]):
         """One bad file among good edits leaves the live revision untouched, and every fault is named."""
-        house.sequence("trust", letter("one", print_number=2), letter("two", text="{{ nobody_knows }}"))
+        house.sequence("trust", letter("one", after="soon"), letter("two", print_number=2))
         house.content.write("sequences/trust/0030-three.md", "no head")
         for attempt in (house.publish, house.preview):
             with pytest.raises(ContentErrors) as refused:
                 attempt()
-            assert {error.path for error in refused.value.errors} == {"sequences/trust/0030-three.md"} or {
-                "sequences/trust/0020-two.md",
-                "sequences/trust/0030-three.md",
-            } == {error.path for error in refused.value.errors}
+            files = [error.path.rpartition("/")[2] for error in refused.value.errors]
+            assert files == ["0010-one.md", "0030-three.md"]
         assert house.everything() == before
 
     def test_a_letter_that_cannot_be_rendered(self, house: House, before: dict[str, list[str]]):
         """A letter whose Jinja fails for an imagined reader is refused with its file."""
-        house.sequence("trust", "one", letter("two", text="{{ nobody_knows }}"))
+        house.sequence("trust", "one", letter("two", text="More: {{ letter.total + 1 }}"), on_finish="repeat")
         with pytest.raises(ContentErrors, match=r"0020-two\.md"):
             house.publish()
         assert house.everything() == before
@@ -339,7 +334,12 @@ class TestEdits:
         ben = house.reader("ben@example.org")
         house.sequence(
             "trust",
-            letter("first", formerly="one", text="This is one of trust in print 1."),
+            letter(
+                "first",
+                formerly="one",
+                subject="A letter called one for you today",
+                text="This is one of trust in print 1.",
+            ),
             letter("second", formerly="two", text="This is second of trust in print 1."),
             "three",
         )

@@ -307,6 +307,7 @@ class House:
         self.stop = Event()
         self._enrolled = False
         self._lanes: list[Lane] = []
+        self._read: list[Mail] = []
 
     def close(self) -> None:
         """Hang up and let go of the database."""
@@ -459,7 +460,8 @@ class House:
 
     def mails(self) -> list[Mail]:
         """Everything that the mail server took, in order."""
-        return [read_mail(received) for received in self.post.ledger]
+        self._read += [read_mail(received) for received in self.post.ledger[len(self._read) :]]
+        return list(self._read)
 
     # Looking
 
@@ -483,21 +485,21 @@ class House:
         Raises:
             AssertionError: an active subscription waits for nothing; or one that has ended waits for a letter.
         """
-        owned = {DeliveryState.HANDING_OVER, DeliveryState.CLAIMED}
-        open_letters = {
-            row["subscription_id"]: row["state"]
-            for row in self.rows("delivery")
-            if row["kind"] == Kind.LETTER and not row["received"] and row["state"] in deliveries.OPEN_STATES
-        }
-        readers = {row["id"]: row for row in self.rows("subscriber")}
-        for row in self.rows("subscription"):
-            open_state = open_letters.get(row["id"])
-            waits = row["next_due_at"] is not None or open_state is not None
-            comes_back = readers[row["subscriber_id"]]["paused_until"] is not None
-            if row["state"] == State.ACTIVE or (row["state"] == State.PAUSED and comes_back):
-                assert waits, f"forgotten: {row}"
-            if row["state"] in (State.FINISHED, State.WAITING):
-                assert open_state is None or open_state in owned, f"{open_state} after the end: {row}"
+        letters = tables.delivery.c
+        with self.app.database.read() as connection:
+            waiting = select(letters.subscription_id, letters.state).where(
+                letters.kind == Kind.LETTER, letters.state.in_(deliveries.OPEN_STATES), ~letters.received
+            )
+            open_letters = {row.subscription_id: row.state for row in connection.execute(waiting)}
+            people = select(tables.subscription, tables.subscriber.c.paused_until).join(tables.subscriber)
+            rows = connection.execute(people).all()
+        for row in rows:
+            open_state = open_letters.get(row.id)
+            comes = row.state == State.ACTIVE or (row.state == State.PAUSED and row.paused_until is not None)
+            assert not comes or row.next_due_at is not None or open_state is not None, f"forgotten: {row}"
+            if row.state in (State.FINISHED, State.WAITING):
+                left_over = open_state not in (None, DeliveryState.HANDING_OVER, DeliveryState.CLAIMED)
+                assert not left_over, f"{open_state} after the end: {row}"
 
 
 def read_mail(received: Received) -> Mail:
