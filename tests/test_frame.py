@@ -129,9 +129,7 @@ class TestResources:
         assert getattr(resources, f"{name}_dir")() == packaged
 
     @pytest.mark.parametrize("name", ["templates", "content"])
-    def test_a_stranger_s_folder_is_not_ours(
-        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ):
+    def test_a_stranger_s_folder_is_not_ours(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         """A folder of the right name beside an installed package belongs to somebody else."""
         (tmp_path / name).mkdir()
         monkeypatch.setattr(resources, "__file__", str(tmp_path / "newsletter" / "resources.py"))
@@ -145,9 +143,7 @@ class TestEngines:
         engine = create_engine(database_url)
         with engine.connect() as connection:
             assert connection.scalar(text("SELECT 1")) == 1
-            tables = (
-                "pg_tables WHERE schemaname = 'public'" if "postgres" in database_url else "sqlite_master"
-            )
+            tables = "pg_tables WHERE schemaname = 'public'" if "postgres" in database_url else "sqlite_master"
             assert connection.scalar(text(f"SELECT count(*) FROM {tables}")) == 0
         engine.dispose()
 
@@ -224,9 +220,7 @@ class TestEngines:
         )
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
         command = [sys.executable, "-c", program]
-        killed = subprocess.run(
-            command, check=False, capture_output=True, text=True, env=environment, cwd=tmp_path
-        )
+        killed = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=tmp_path)
         folder, server_id = killed.stdout.split()
         wait_until(lambda: not Path(folder).exists())
         assert not is_alive(int(server_id))
@@ -300,9 +294,7 @@ class TestRequired:
             ("NEWSLETTER_REQUIRE_POSTGRES", "1", False),
         ],
     )
-    def test_ci_and_the_switch_decide(
-        self, name: str, value: str, expected: bool, monkeypatch: pytest.MonkeyPatch
-    ):
+    def test_ci_and_the_switch_decide(self, name: str, value: str, expected: bool, monkeypatch: pytest.MonkeyPatch):
         """Only CI and a thing's own switch turn its absence into a failure."""
         monkeypatch.delenv("CI", raising=False)
         monkeypatch.delenv("NEWSLETTER_REQUIRE_BROWSER", raising=False)

@@ -43,6 +43,7 @@ TRANSITIONS = MappingProxyType(
         (State.PAUSED, Action.PAUSE): State.PAUSED,
         (State.PAUSED, Action.RESUME): State.ACTIVE,
         (State.ACTIVE, Action.RUN_OUT): State.WAITING,
+        (State.PAUSED, Action.RUN_OUT): State.WAITING,
         (State.WAITING, Action.GROW): State.ACTIVE,
         (State.FINISHED, Action.GROW): State.ACTIVE,
         (State.ACTIVE, Action.FINISH): State.FINISHED,

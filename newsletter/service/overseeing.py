@@ -120,7 +120,7 @@ class Overseeing:
         self, connection: Connection, edition: Edition, reader: Subscriber, record: Subscription, *, now: datetime
     ) -> None:
         """A letter was lost, so its step is next again, also for somebody who had received all the others."""
-        grown = progression.grow(connection, reader, record)
+        grown = progression.grow(connection, reader, record, now=now)
         subscriptions.save_subscription(connection, record, grown)
         if grown.next_due_at is None and grown.id not in deliveries.open_letters(connection, [reader.id]):
             progression.reschedule(connection, edition, reader, grown, now=now)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
 from newsletter.domain import progress
 from newsletter.domain.cadence import Due, next_due, resume_due
@@ -140,16 +141,11 @@ def _finish(
             first = upcoming(edition, begun, progress.begin_round(place))
             return _with_due(begun, when_due(reader, begun, first, now=now))
         case Finish.HOLD:
-            if record.state is State.ACTIVE:
-                _tell(
-                    connection,
-                    record,
-                    "waiting",
-                    now=now,
-                    reason="all letters received; the sequence may grow",
-                )
-                return replace(record, state=State.WAITING, next_due_at=None, due_rule=None)
-            return replace(record, next_due_at=None, due_rule=None)
+            held = record.state is State.PAUSED and reader.paused_until is None
+            state = None if held else after(record.state, Action.RUN_OUT)
+            if state is not None:
+                _tell(connection, record, "waiting", now=now, reason="all letters received; the sequence may grow")
+            return replace(record, state=state or record.state, next_due_at=None, due_rule=None)
         case Finish.STOP:
             pass
         case Finish.CONTINUE_WITH:
@@ -195,13 +191,15 @@ def _continue_with(
     _tell(connection, taken, "continued", now=now, reason=f"{record.sequence_key} was finished")
 
 
-def grow(connection: Connection, reader: Subscriber, record: Subscription) -> Subscription:
+def grow(connection: Connection, reader: Subscriber, record: Subscription, *, now: datetime) -> Subscription:
     """There is something to send again: active, or paused where the reader's other letters are."""
     state = after(record.state, Action.GROW)
     if state is None:
         return record
     siblings = subscriptions.subscriptions_of(connection, reader.id)
-    if any(sibling.state is State.PAUSED for sibling in siblings):
+    today = now.astimezone(ZoneInfo(reader.slot.timezone)).date()
+    resting = reader.paused_until is not None and today < reader.paused_until
+    if resting or any(sibling.state is State.PAUSED for sibling in siblings):
         state = after(state, Action.PAUSE) or state
     return replace(record, state=state)
 

@@ -194,13 +194,19 @@ class Publishing:
         """
         with self._database.read() as connection:
             waiting = revisions.untimed(connection)
-        moved = 0
-        for number in waiting:
-            moved += self._retime_revision(number, now=now, stop=stop)
-            if stop():
-                break
+            edition = self._editions.live(connection)
+            if not waiting or edition is None:
+                return 0
+            first = waiting[0]
+            before = self._editions.get(connection, first - 1).revision if first > 1 else None
+            published = [self._editions.get(connection, number).revision for number in range(first, waiting[-1] + 1)]
+        # However many revisions wait, people are moved by what is live: the others are history already.
+        affected = _affected(before, published)
+        moved = self._retime_followers(affected, edition, before=before, now=now, stop=stop)
+        if not stop():
             with self._database.write() as connection:
-                revisions.set_retimed(connection, number, now=now)
+                for number in waiting:
+                    revisions.set_retimed(connection, number, now=now)
         return moved
 
     def history(self, *, limit: int = 50) -> list[RevisionHead]:
@@ -273,15 +279,13 @@ class Publishing:
         # A mended letter mends what was held for it.
         deliveries.reopen_held(connection, now=now, letters_only=True)
 
-    def _retime_revision(self, number: int, *, now: datetime, stop: Callable[[], bool]) -> int:
-        with self._database.read() as connection:
-            edition = self._editions.get(connection, number)
-            before = self._editions.get(connection, number - 1).revision if number > 1 else None
-        affected = [key for key in _keys(before, edition.revision) if _order_changed(before, edition.revision, key)]
+    def _retime_followers(
+        self, keys: list[str], edition: Edition, *, before: Revision | None, now: datetime, stop: Callable[[], bool]
+    ) -> int:
         moved, last = 0, None
-        while affected and not stop():
+        while keys and not stop():
             with self._database.write() as connection:
-                page = subscriptions.followers(connection, affected, after=last, limit=_BATCH)
+                page = subscriptions.followers(connection, keys, after=last, limit=_BATCH)
                 for record in sorted(page, key=lambda item: item.subscriber_id):
                     moved += self._retime_one(connection, edition, before, record, now=now)
             if len(page) < _BATCH:
@@ -313,7 +317,7 @@ class Publishing:
         current, place = progression.catch_up(connection, edition, record, place)
         step = progression.upcoming(edition, current, place)
         if record.id not in deliveries.open_letters(connection, [reader.id]):
-            current = progression.grow(connection, reader, current) if step else current
+            current = progression.grow(connection, reader, current, now=now) if step else current
             # Without a due instant it had run out, also during a pause; another `after` counts from the last letter.
             stale_after = record.last_letter_at is not None and step and step.after != (was_next and was_next.after)
             if step is None or current.next_due_at is None or stale_after:
@@ -434,6 +438,15 @@ def _library_changes(live: Revision | None, revision: Revision) -> tuple[str, ..
         "templates": (live.templates, revision.templates),
     }
     return tuple(name for name, (old, new) in parts.items() if old != new)
+
+
+def _affected(before: Revision | None, published: Many[Revision]) -> list[str]:
+    """The sequences whose readers are affected by any of several publications in a row."""
+    keys: dict[str, None] = {}
+    for revision in published:
+        keys |= dict.fromkeys(key for key in _keys(before, revision) if _order_changed(before, revision, key))
+        before = revision
+    return list(keys)
 
 
 def _order_changed(before: Revision | None, revision: Revision, key: str) -> bool:

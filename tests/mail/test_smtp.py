@@ -191,6 +191,7 @@ def test_a_connection_that_cannot_be_cleared_is_left(smtp_server: SmtpServer, re
 
     assert send(mailer) is Outcome.ACCEPTED
     assert smtp_server.connections == 2
+    assert smtp_server.commands.count("RSET") == 1
     mailer.close()
 
 

@@ -88,9 +88,7 @@ class Server:
             prepare(self._url_of(database))
             # A database cannot be copied while somebody is connected to it.
             self._execute(f'ALTER DATABASE "{database}" WITH ALLOW_CONNECTIONS false')
-            self._execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", database
-            )
+            self._execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", database)
             self._templates[name] = database
         return self._templates[name]
 
@@ -220,9 +218,7 @@ class Cluster(Server):
     def _init_database(self) -> None:
         command: list[str | Path] = [self._bin_dir / "initdb", "--pgdata", self._folder / "data", "--no-sync"]
         command += ["--auth=trust", "--username=postgres", "--encoding=UTF8"]
-        finished = subprocess.run(
-            command, check=False, capture_output=True, text=True, **self._surroundings()
-        )
+        finished = subprocess.run(command, check=False, capture_output=True, text=True, **self._surroundings())
         if finished.returncode != 0:
             message = f"initdb failed:\n{finished.stdout}{finished.stderr}"
             raise RuntimeError(message)
