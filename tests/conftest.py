@@ -104,10 +104,16 @@ def migrated_sqlite_url(tmp_path: Path, migrated_sqlite: Path) -> str:
     return f"sqlite:///{path}"
 
 
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: Server) -> str:
+    """The name of a PostgreSQL database with the whole schema and nothing in it, to be copied."""
+    return postgres.template("migrated", _migrate)
+
+
 @pytest.fixture
-def migrated_postgres_url(postgres: Server) -> Iterator[str]:
+def migrated_postgres_url(postgres: Server, migrated_postgres: str) -> Iterator[str]:
     """The URL of a PostgreSQL database with the whole schema and nothing in it."""
-    url = postgres.create_database(template=postgres.template("migrated", _migrate))
+    url = postgres.create_database(template=migrated_postgres)
     yield url
     postgres.drop_database(url)
 

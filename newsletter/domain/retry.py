@@ -1,7 +1,7 @@
 """When a refused email is tried again.
 
 The pauses double from five minutes to four hours, which suits greylisting first and long outages later, and
-end after about three days.
+end after about three days; a letter, which late waits for waking hours in between, takes longer.
 """
 
 from __future__ import annotations

@@ -77,6 +77,7 @@ def mailer(smtp_server: SmtpServer) -> Iterator[SmtpMailer]:
 def assert_next_letter_is_unharmed(server: SmtpServer, mailer: SmtpMailer) -> None:
     """The server behaves again: the letter after the fault arrives once, and its verdict is its own."""
     server.forget_scripts()
+    mailer._timeouts = Timeouts()  # Nothing is meant to time out any more, on a busy machine neither.
     server.script("dot", Reply(250, "2.0.0 Letter 2 it is"), times=1)
     before = len(server.ledger)
     mailer.open()
@@ -201,7 +202,7 @@ def test_a_farewell_between_letters_is_not_taken_for_an_answer(smtp_server: Smtp
     assert_next_letter_is_unharmed(smtp_server, mailer)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", ["hangs up", "falls silent", "half a reply", "999", "a reply without end"])
 @pytest.mark.parametrize("stage", ["rset", "noop"])
 def test_a_connection_that_fails_between_letters_is_replaced(smtp_server: SmtpServer, stage: str, fault: str) -> None:
     smtp_server.script(stage, *FAULTS[fault], times=1)

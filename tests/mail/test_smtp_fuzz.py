@@ -14,7 +14,7 @@ from newsletter.domain.delivery import Outcome
 from newsletter.errors import RelayUnavailable
 from newsletter.mail import parse_mail_url
 from newsletter.mail.smtp import SmtpMailer
-from tests.mail.contract import QUICK, build_envelope
+from tests.mail.contract import build_envelope
 from tests.support.smtp_server import Close, Raw, Reply, Reset, SmtpServer, Step
 
 if TYPE_CHECKING:
@@ -47,12 +47,7 @@ def server() -> Iterator[SmtpServer]:
 
 @pytest.fixture(scope="module")
 def mailer(server: SmtpServer) -> Iterator[SmtpMailer]:
-    mailer = SmtpMailer(
-        parse_mail_url(server.url),
-        local_hostname="worker.example",
-        timeouts=QUICK,
-        letters_per_connection=10**9,
-    )
+    mailer = SmtpMailer(parse_mail_url(server.url), local_hostname="worker.example", letters_per_connection=10**9)
     yield mailer
     mailer.close()
 

@@ -229,6 +229,16 @@ def test_who_was_struck_off_enters_itself_again(house: House, maria: Reader, res
     assert rescuing.rescue(HELPER, now=house.now) == 0
 
 
+def test_a_silent_worker_that_lives_keeps_its_life_line(house: House, rescuing: Rescuing, life_lines: Path):
+    """Struck off for a lease that ran out, its process living: should it die later, that is known at once."""
+    rescuing.enrol(LOST, host="here")
+    end_lease(house)
+    with living(LOST, life_lines):
+        rescuing.rescue(HELPER, now=house.now)
+        assert workers(house) == set()
+        assert len(list(life_lines.iterdir())) == 1
+
+
 def test_a_dead_worker_that_still_owes_keeps_its_file(
     house: House, maria: Reader, rescuing: Rescuing, life_lines: Path, monkeypatch: pytest.MonkeyPatch
 ):
