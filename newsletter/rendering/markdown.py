@@ -6,10 +6,10 @@ never sees Jinja, and what a hole prints for one reader can never be Markdown or
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass, field
 from html import escape
+from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -94,12 +94,8 @@ class _Holes:
     @classmethod
     def for_text(cls, text: str) -> _Holes:
         """Holes whose inert words occur nowhere in `text`."""
-        seed = text
-        while True:
-            prefix = "qz" + hashlib.sha256(seed.encode("utf-8", "replace")).hexdigest()[:8] + "n"
-            if prefix not in text.lower():
-                return cls(prefix)
-            seed += prefix
+        prefixes = (f"qz{number}n" for number in count())
+        return cls(next(prefix for prefix in prefixes if prefix not in text.lower()))
 
     def put(self, hole: _Hole) -> str:
         """An inert word for `hole`: lower-case letters and digits, which Markdown leaves alone."""
@@ -190,7 +186,7 @@ def _protect(source: str, holes: _Holes) -> tuple[str, list[int], list[Fault]]:
 def _parser(holes: _Holes) -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "linkify": False, "typographer": False})
     # A letter holds no program text, and four spaces before a paragraph are a slip.
-    parser.disable(["code", "fence", "html_block", "html_inline"])
+    parser.disable(["code", "fence"])
     parser.use(container_plugin, "practice").use(container_plugin, "source")
     only_holes = re.compile(rf"(?:\s*{holes.pattern.pattern})+\s*")
 

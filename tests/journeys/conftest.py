@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ FEW = 12
 
 OpenProgram = Callable[..., Program]
 OpenBooks = Callable[[Program], Books]
-SeededDatabase = Callable[[int], str]
+SeededDatabase = Callable[..., str]
+"""Called with a number of readers, and maybe the key of the sequence that they get."""
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def small_content(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_content(tmp_path_factory.mktemp("content"))
 
 
-def seed(url: str, content: Path, *, readers: int) -> None:
+def seed(url: str, content: Path, *, readers: int, sequence: str) -> None:
     """A migrated database with that content live, and readers who confirmed on Monday for Thursday 08:00 UTC."""
     app = open_app(
         Settings(database_url=url, mail_url="maildir:unused", secret_key=[SECRET_KEY], content_dir=content),
@@ -82,33 +84,31 @@ def seed(url: str, content: Path, *, readers: int) -> None:
     app.database.upgrade()
     publish_first(app)
     for number in range(readers):
-        signup = SignUp(email=f"reader-{number:03}@example.org", sequence=SERIES)
+        signup = SignUp(email=f"reader-{number:03}@example.org", sequence=sequence)
         app.subscribing.add(signup, consent="a test, 2026-09-21", now=MONDAY)
     app.close()
 
 
 @pytest.fixture(scope="session")
-def seeded(tmp_path_factory: pytest.TempPathFactory, small_content: Path) -> Callable[[int], Path]:
-    """SQLite files as `seed` makes them, by number of readers, to be copied."""
-    made: dict[int, Path] = {}
+def seeded_file(tmp_path_factory: pytest.TempPathFactory, small_content: Path) -> Callable[[int, str], Path]:
+    """SQLite files as `seed` makes them, to be copied."""
 
-    def get(readers: int) -> Path:
-        if readers not in made:
-            path = tmp_path_factory.mktemp("seeded") / "newsletter.db"
-            seed(f"sqlite:///{path}", small_content, readers=readers)
-            made[readers] = path
-        return made[readers]
+    @cache
+    def make(readers: int, sequence: str) -> Path:
+        path = tmp_path_factory.mktemp("seeded") / "newsletter.db"
+        seed(f"sqlite:///{path}", small_content, readers=readers, sequence=sequence)
+        return path
 
-    return get
+    return make
 
 
 @pytest.fixture
-def seeded_sqlite(tmp_path: Path, seeded: Callable[[int], Path]) -> SeededDatabase:
+def seeded_sqlite(tmp_path: Path, seeded_file: Callable[[int, str], Path]) -> SeededDatabase:
     """Makes a SQLite database of one's own in which so many readers are due on Thursday."""
 
-    def make(readers: int) -> str:
+    def make(readers: int, sequence: str = SERIES) -> str:
         path = tmp_path / "newsletter.db"
-        shutil.copy(seeded(readers), path)
+        shutil.copy(seeded_file(readers, sequence), path)
         return f"sqlite:///{path}"
 
     return make
@@ -119,11 +119,11 @@ def seeded_postgres(postgres: Server, small_content: Path) -> Iterator[SeededDat
     """Makes a PostgreSQL database of one's own in which so many readers are due on Thursday."""
     made: list[str] = []
 
-    def make(readers: int) -> str:
+    def make(readers: int, sequence: str = SERIES) -> str:
         def prepare(url: str) -> None:
-            seed(url, small_content, readers=readers)
+            seed(url, small_content, readers=readers, sequence=sequence)
 
-        template = postgres.template(f"journeys-{readers}", prepare)
+        template = postgres.template(f"journeys-{readers}-{sequence}", prepare)
         made.append(postgres.create_database(template=template))
         return made[-1]
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 SERIES = "three"
+NOTE = "note"
 STEPS = ("first-stone", "second-stone", "third-stone")
 
 FILES = {

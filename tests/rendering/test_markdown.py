@@ -184,13 +184,13 @@ class TestHoles:
         assert "Hello *x* <b> [y](https://evil.example.org)." in Page(rendered.html).body_words
         assert all("evil" not in address for _, address in Page(rendered.html).links)
 
-    def test_the_words_that_stand_for_holes_cannot_be_guessed_into_a_text(self) -> None:
-        """A text that holds such a word gets others."""
-        first = read_body("a {{ letter.number }}", site_url="https://e.org", frame=_frame)
-        inert = "qz" + "0" * 8 + "n0000x"
-        again = read_body(f"a {{{{ letter.number }}}} {inert}", site_url="https://e.org", frame=_frame)
-        assert inert in again.html.source
-        assert first.html.source.count("{{") == again.html.source.count("{{") == 1
+    def test_the_words_that_stand_for_holes_cannot_be_written_by_hand(self) -> None:
+        """A text that holds such a word gets others, so that it prints nothing but itself."""
+        inert = "qz0n0000x QZ1n0000x"
+        body = read_body(f"a {{{{ letter.number }}}} {inert}", site_url="https://e.org", frame=_frame)
+        for template in (body.html.source, body.text.source):
+            assert inert in template
+            assert len(re.findall(r"\{\{\s*letter", template)) == 1
 
     @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
     @given(
@@ -213,7 +213,7 @@ class TestHoles:
         for template in (body.html.source, body.text.source):
             ours = re.sub(r"\{% (end)?filter[^%]*%\}", "", template)
             assert {_inside(hole) for hole in HOLE.findall(ours)} <= written
-            assert not re.search(r"qz[0-9a-f]{8}n\d+x", template)
+            assert not re.search(r"qz\d+n\d+x", template)
 
     @pytest.mark.parametrize(
         ("source", "holes"),

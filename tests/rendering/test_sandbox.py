@@ -12,6 +12,7 @@ import pytest
 from newsletter.errors import RenderError
 from newsletter.rendering.sandbox import (
     OUTPUT_LIMIT,
+    SOURCE_LIMIT,
     STEP_LIMIT,
     STRING_LIMIT,
     LetterEnvironment,
@@ -153,6 +154,7 @@ class TestTheWallsOneByOne:
             ("{{ lost ~ 'a' }}", "'lost' is undefined"),
             ("{% for x in lost %}{% endfor %}", "'lost' is undefined"),
             ("{{ 'x' | map('upper') }}", "No filter named 'map'"),
+            ("x" * (SOURCE_LIMIT + 1), "longer than"),
         ],
     )
     def test_a_wall_says_what_it_stopped(self, source: str, message: str) -> None:

@@ -21,6 +21,7 @@ def test_wrapping_keeps_the_words_and_the_width(words: list[str]) -> None:
 def test_an_address_has_a_line_to_itself_and_is_never_cut() -> None:
     url = "https://example.org/" + "x" * 90
     assert wrapped(f"Look at {url} when it suits you.") == f"Look at\n{url}\nwhen it suits you."
+    assert wrapped("Look at https://e.org/ today.") == "Look at\nhttps://e.org/\ntoday."
 
 
 @pytest.mark.parametrize(

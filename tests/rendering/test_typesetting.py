@@ -331,7 +331,7 @@ class TestFaults:
     ) -> None:
         for body, message in (
             ("{% if letter.total > 3 %}\nx\n{% endif %}", "not supported"),
-            ("{% if reader.country == 'DE' %}\n{{ letter.total + 1 }}\n{% endif %}", "numbers only"),
+            ("{% if reader.country == 'DE' %}\n{{ letter.number + reader.country }}\n{% endif %}", "numbers only"),
             ("**{% if letter.number == 9 %}**x{% endif %}", "begins inside"),
             ("[a](/x) and [a](/y)", "two links say 'a'"),
         ):
