@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# Test processes at a time; past eight the machine's disk is what they wait for.
-WORKERS ?= logical
+# Test processes at a time: more than two cores, because many tests wait for other processes.
+WORKERS ?= 4
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
 
 # The first Python that runs and fits; PYTHON=… names another. That a name is on PATH does not mean that it

@@ -242,7 +242,7 @@ def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[],
 
 
 @settings(
-    max_examples=max(6, settings.default.max_examples // 4) if settings.default else 6,
+    max_examples=8,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(events=some_events)
