@@ -98,14 +98,14 @@ def receive(connection: Connection, edition: Edition, reader: Subscriber, letter
     record = subscriptions.get_subscription(connection, letter.subscription_id) if letter.subscription_id else None
     if record is None:
         return
-    moved = replace(record, last_letter_at=now, next_due_at=None)
+    place = subscriptions.places(connection, [record])[record.id]
+    # First the edits, judged by what had been received before this letter; then the letter.
+    moved, place = catch_up(connection, edition, replace(record, last_letter_at=now, next_due_at=None), place)
+    # The late verdict on a letter of an earlier round only sets the distance to the next one.
     if letter.round == record.round and letter.step is not None:
-        place = subscriptions.places(connection, [record])[record.id]
-        # First the edits, judged by what had been received before this letter; then the letter.
-        moved, place = catch_up(connection, edition, moved, place)
         place = progress.receive(place, letter.step)
         moved = replace(moved, last_step=letter.step, anchor=letter.step)
-        moved = move_on(connection, edition, reader, moved, place, now=now)
+    moved = move_on(connection, edition, reader, moved, place, now=now)
     subscriptions.save_subscription(connection, record, moved)
 
 

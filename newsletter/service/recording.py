@@ -49,6 +49,22 @@ class Recorder:
         )
         return written
 
+    def record_alone(self, connection: Connection, item: Delivery, verdict: Verdict, *, now: datetime) -> bool:
+        """Write a verdict down in the ledger only, where its subscription cannot be moved by it.
+
+        What may have arrived is never sent again by itself; everything else is held.
+        """
+        answer = Answer(code=verdict.reply_code, text=verdict.reply_text, host=verdict.host)
+        reason = "its subscription could not be moved"
+        match verdict.outcome:
+            case Outcome.ACCEPTED:
+                return deliveries.record_accepted(connection, item, answer, now=now)
+            case Outcome.NO_ANSWER:
+                state = deliveries.record_doubt(connection, item, reason=reason, repeat=False, now=now, answer=answer)
+                return state is not None
+            case _:
+                return deliveries.hold(connection, item, believed=State.HANDING_OVER, reason=reason, answer=answer)
+
     def record_unanswered(
         self,
         connection: Connection,

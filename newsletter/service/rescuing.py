@@ -9,9 +9,11 @@ import structlog
 
 from newsletter import liveness
 from newsletter.domain.delivery import State
+from newsletter.errors import DatabaseUnavailable
 from newsletter.service.recording import Recorder
 from newsletter.store import deliveries
 from newsletter.store.database import Database
+from newsletter.store.deliveries import Delivery
 
 log = structlog.get_logger()
 
@@ -69,12 +71,14 @@ class Rescuing:
             lost = deliveries.abandoned(connection, dead=dead, silent_for=LONGEST_ANSWER, limit=_BATCH)
         rescued = 0
         for item in lost:
-            with self._database.write() as connection:
-                if item.state is State.CLAIMED:
-                    done = deliveries.release_claimed(connection, [item]) == 1
-                else:
-                    state = self._recorder.record_unanswered(connection, item, reason="its worker was lost", now=now)
-                    done = state is not None
+            try:
+                done = self._rescue_one(item, now=now)
+            except DatabaseUnavailable:
+                raise
+            except Exception:
+                # One that cannot be judged must not keep the others from being given back.
+                log.exception("delivery_not_rescued", delivery=str(item.id))
+                continue
             rescued += done
             if done:
                 log.warning("delivery_rescued", delivery=str(item.id), was=item.state.value, owner=item.owner)
@@ -82,3 +86,10 @@ class Rescuing:
             if (name in dead or expired) and self.retire(name) and name in dead:
                 liveness.forget(name, folder=self._life_lines)
         return rescued
+
+    def _rescue_one(self, item: Delivery, *, now: datetime) -> bool:
+        with self._database.write() as connection:
+            if item.state is State.CLAIMED:
+                return deliveries.release_claimed(connection, [item]) == 1
+            state = self._recorder.record_unanswered(connection, item, reason="its worker was lost", now=now)
+            return state is not None

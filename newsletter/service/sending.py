@@ -298,6 +298,15 @@ class Lane:
     def _record_all(self) -> None:
         while self._unrecorded:
             item, verdict = self._unrecorded[0]
-            with self._database.write() as connection:
-                self._sending.recorder.record(connection, item, verdict, now=self._clock.now())
+            recorder, now = self._sending.recorder, self._clock.now()
+            try:
+                with self._database.write() as connection:
+                    recorder.record(connection, item, verdict, now=now)
+            except DatabaseUnavailable:
+                raise
+            except Exception:
+                # One reader who cannot be moved must not keep the verdicts on all others from being written.
+                log.exception("subscription_not_moved", delivery=str(item.id), outcome=verdict.outcome.value)
+                with self._database.write() as connection:
+                    recorder.record_alone(connection, item, verdict, now=now)
             del self._unrecorded[0]

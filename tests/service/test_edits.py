@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from newsletter.domain.sequence import Finish, OnFinish, Revision, Sequence, Step
 from newsletter.domain.subscription import State
-from tests.support.building import House, Reader, local
+from tests.support.building import House, Reader, letter, local
 from tests.support.smtp_server import SmtpServer
 
 if TYPE_CHECKING:
@@ -259,3 +259,51 @@ def test_whatever_is_edited_between_letters_the_rules_hold(
                 story.tell(event)
         finally:
             house.close()
+
+
+class TestSeveralRevisions:
+    """Revisions that went live one after the other before anybody was re-timed."""
+
+    @pytest.fixture
+    def house(self, house: House) -> House:
+        """A house with three letters, and a reader who has had two of them."""
+        house.sequence("trust", "one", "two", "three")
+        house.publish()
+        house.reader()
+        house.live("2026-12-02 12:00")
+        return house
+
+    def publish_untimed(self, house: House, *steps: Any) -> None:
+        """Go live, and die before anybody is re-timed."""
+        house.sequence("trust", *steps)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(house.app.publishing, "retime", lambda **_: 0)
+            house.publish()
+
+    def test_people_are_moved_by_what_is_live(self, house: House):
+        """A last letter that was taken out and put back ends nobody's series."""
+        maria = Reader(house, "maria@example.org")
+        self.publish_untimed(house, "one", "two")
+        self.publish_untimed(house, "one", "two", "three")
+        house.app.housekeeping.keep_house(now=house.now)
+        assert maria.state() is State.ACTIVE
+        assert all(head.retimed_at for head in house.app.publishing.history())
+        house.live(weeks=2)
+        assert maria.steps() == ["one", "two", "three"]
+
+    def test_each_of_them_passes_people_by(self, house: House):
+        """New letters of each revision before the last one received pass by; those at the end come."""
+        maria = Reader(house, "maria@example.org")
+        self.publish_untimed(house, "zero", "one", "two", "three")
+        self.publish_untimed(house, "zero", "one", "half", "two", "three", "four")
+        house.app.housekeeping.keep_house(now=house.now)
+        house.live(weeks=4)
+        assert maria.steps() == ["one", "two", "three", "four"]
+
+    def test_another_distance_in_an_earlier_one_counts(self, house: House):
+        """A changed `after` that a later revision kept is heeded, though another revision lies between."""
+        maria = Reader(house, "maria@example.org")
+        self.publish_untimed(house, "one", "two", letter("three", after="3 days"))
+        self.publish_untimed(house, "one", "two", letter("three", after="3 days"), "four")
+        house.app.housekeeping.keep_house(now=house.now)
+        assert maria.due() == local("2026-12-04 09:00")

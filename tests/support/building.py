@@ -41,8 +41,10 @@ from newsletter.store import deliveries, subscriptions, tables
 from newsletter.tokens import Purpose
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from email.message import EmailMessage
 
+    from newsletter.mail.base import Mailer
     from newsletter.store.deliveries import Delivery
     from newsletter.store.subscriptions import Event as StoryEvent
     from newsletter.store.subscriptions import Subscriber, Subscription
@@ -422,13 +424,15 @@ class House:
             self._lanes = [self.lane(letters=False), self.lane(letters=True)]
         return self._lanes
 
-    def lane(self, *, letters: bool, worker: str | None = None) -> Lane:
+    def lane(
+        self, *, letters: bool, worker: str | None = None, open_mailer: Callable[[], Mailer] | None = None
+    ) -> Lane:
         """One lane more."""
         return Lane(
             self.app.sending,
             worker=worker or self.worker,
             letters=letters,
-            open_mailer=self.app.open_mailer,
+            open_mailer=open_mailer or self.app.open_mailer,
             clock=self.clock,
             stop=self.stop,
         )
