@@ -54,9 +54,8 @@ def _lines(publication: Publication, *, dry_run: bool) -> list[str]:
     if dry_run:
         lines.append(f"This would be revision {publication.number}. Nothing was changed.")
     else:
-        lines.append(
-            f"Revision {publication.number} is live. Re-timing is done: {publication.retimed} subscriptions moved."
-        )
+        moved = "1 subscription" if publication.retimed == 1 else f"{publication.retimed} subscriptions"
+        lines.append(f"Revision {publication.number} is live. Re-timing is done: {moved} moved.")
     return lines
 
 
@@ -67,12 +66,20 @@ def _about(step: StepEffect, effect: SequenceEffect) -> str:
     line = f"{step.change.key}: {what}"
     if not effect.readers:
         return line
+    past, ahead = step.people_past, step.people_ahead
     if Change.NEW in step.change.changes or step.late:
-        past = "get it late, at their next slot" if step.late else "are past this step and will not get it"
-        return f"{line}; {_count(step.people_ahead, 'get')} it in turn; {step.people_past} {past}"
+        if step.late:
+            behind = f"{_persons(past)} past this step and {'gets' if past == 1 else 'get'} it late, at the next slot"
+        else:
+            behind = f"{_persons(past)} past this step and will not get it"
+        return f"{line}; {_count(ahead, 'get')} it in turn; {behind}"
     if Change.REMOVED in step.change.changes:
-        return f"{line}; {step.people_ahead} have it ahead of them and will not get it"
-    return f"{line}; {step.people_ahead} have it ahead of them, {step.people_past} are past it"
+        return f"{line}; {_persons(ahead)} before it and will not get it"
+    return f"{line}; {_persons(ahead)} before it, {_persons(past)} past it"
+
+
+def _persons(number: int) -> str:
+    return "1 person is" if number == 1 else f"{number} people are"
 
 
 def _count(number: int, verb: str) -> str:

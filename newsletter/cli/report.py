@@ -29,10 +29,13 @@ _STATES = {
     "pending": "they have not confirmed; nothing comes before they do",
     "paused": "paused, until they say so",
     "waiting": "all letters received; new ones would come",
-    "finished": "all letters received",
+    "finished": "finished; nothing more comes of it",
     "left": "they left; nothing comes any more",
 }
-_TOLD = ("late", "skipped", "moved", "retimed", "paused", "resumed", "suppressed", "slot_changed")
+_TOLD = (
+    "finished", "continued", "late", "skipped", "moved", "retimed", "paused", "resumed", "suppressed",
+    "slot_changed",
+)  # fmt: skip
 
 
 def status(as_json: _AsJson = False) -> None:

@@ -6,6 +6,7 @@ import signal
 from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -24,6 +25,7 @@ def run(
     with opened_app(check=False, log_all=True) as app:
         from newsletter.bootstrap import prepare_to_send
         from newsletter.scheduler import Scheduler
+        from newsletter.settings import is_loopback
         from newsletter.web.app import create_app
         from newsletter.web.server import SiteThread
 
@@ -39,7 +41,12 @@ def run(
             server.start()
             try:
                 scheduler.start()
-                note(f"Serving {app.settings.base_url} on {host}:{port}. Ctrl-C ends it.")
+                note(f"Serving on http://{host}:{port}. Ctrl-C ends it.")
+                if (urlsplit(app.settings.base_url).port or port) != port and is_loopback(host):
+                    note(
+                        f"Warning: links in mails lead to {app.settings.base_url};"
+                        f" set NEWSLETTER_BASE_URL=http://{host}:{port} if this is where readers are."
+                    )
                 while not stop.wait(1.0):
                     if not server.is_alive():
                         fail("The site has ended unexpectedly; see the log.")

@@ -224,7 +224,9 @@ class Publishing:
     def _draft(self, connection: Connection, content: Revision, orders: Orders) -> _Draft:
         edition = self._editions.live(connection)
         live = edition.revision if edition else None
-        revision = editing.identify(content, live=live, names=revisions.step_names(connection))
+        names = revisions.step_names(connection)
+        _refuse_unknown_retirement({key for key, _ in names}, content, orders.retire)
+        revision = editing.identify(content, live=live, names=names)
         standings = revisions.standings(connection, _keys(live, revision))
         passed = revisions.passed_by(connection, _keys(live, revision))
         revision = _with_late(revision, live, orders.deliver_late)
@@ -363,10 +365,20 @@ def _with_late(revision: Revision, live: Revision | None, wanted: tuple[str, ...
     return replace(revision, sequences=tuple(sequences))
 
 
+def _refuse_unknown_retirement(published: set[str], content: Revision, retire: tuple[str, ...]) -> None:
+    for key in retire:
+        if content.sequence(key) is not None:
+            message = f"--retire {key}: sequences/{key} is still in the folder; remove it first."
+            raise PublishRefused(message)
+        if key not in published:
+            message = f"--retire {key}: no sequence of that key was published; `newsletter sequences list` shows them."
+            raise PublishRefused(message)
+
+
 def _refuse_careless(before: Sequence | None, now: Sequence | None, *, readers: int, retire: tuple[str, ...]) -> None:
     if before is not None and now is None and readers and before.key not in retire:
         message = (
-            f"sequences/{before.key} is gone and has {readers} readers. Put it back,"
+            f"sequences/{before.key} is gone and has {readers} {'reader' if readers == 1 else 'readers'}. Put it back,"
             f" or say that their letters shall end: --retire {before.key}"
         )
         raise PublishRefused(message)

@@ -105,7 +105,7 @@ class Subscribing:
 
     # Coming
 
-    def request(self, signup: SignUp, *, now: datetime) -> None:
+    def request(self, signup: SignUp, *, now: datetime, source: str = "form") -> None:
         """Somebody asks for letters to an address: a confirmation goes there, within its limits.
 
         The answer is the same whatever was known about the address, and nothing about a known reader changes
@@ -122,7 +122,7 @@ class Subscribing:
         for attempt in (1, 2):
             try:
                 with self._database.write() as connection:
-                    self._ask(connection, address, signup, slot=slot, country=country, now=now)
+                    self._ask(connection, address, signup, slot=slot, country=country, source=source, now=now)
             except Conflict:
                 # The same new address was asked for twice in the same moment; the second look finds it.
                 if attempt == 2:  # noqa: PLR2004
@@ -138,7 +138,7 @@ class Subscribing:
             NotAllowed: the address is suppressed; only its reader's own confirmed wish revives it.
         """
         if consent is None:
-            self.request(signup, now=now)
+            self.request(signup, now=now, source="operator")
         address = parse_address(signup.email)
         slot = self._parse_slot(signup)
         country = self._parse_country(signup.country)
@@ -359,7 +359,7 @@ class Subscribing:
 
     def _ask(
         self, connection: Connection, address: Address, signup: SignUp, *, slot: Slot, country: str | None,
-        now: datetime,
+        source: str, now: datetime,
     ) -> None:  # fmt: skip
         edition, sequence = self._sequence(connection, signup.sequence)
         reader = subscriptions.find_subscriber(connection, address_key=address.key, lock=True)
@@ -393,7 +393,7 @@ class Subscribing:
         )
         subscriptions.tell(
             connection, "asked", subscriber_id=reader.id, subscription_id=record.id, now=now,
-            sequence=sequence.key, source="form", consent_text=CONSENT_TEXT,
+            sequence=sequence.key, source=source, consent_text=CONSENT_TEXT,
         )  # fmt: skip
 
     def _may_write(self, connection: Connection, address: Address, *, now: datetime) -> bool:

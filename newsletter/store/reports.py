@@ -48,7 +48,7 @@ class Status:
 
     Attributes:
         lag_seconds: how far the email that waits longest is behind, in business time; 0 where none waits.
-        next_due_at: when the next letter is due that is not planned yet.
+        next_due_at: when the next letter is due, or an email that waits is tried.
         workers: those with a living lease.
     """
 
@@ -87,6 +87,8 @@ def status(connection: Connection, *, now: datetime) -> Status:
     by_subscription = _counts(connection, select(subscription.c.state, func.count()).group_by(subscription.c.state))
     waiting = delivery.c.state.in_([deliveries.State.PLANNED, deliveries.State.UNCERTAIN])
     due = and_(waiting, delivery.c.next_try_at <= now)
+    later = select(func.min(delivery.c.next_try_at)).where(waiting, delivery.c.next_try_at > now)
+    coming = (connection.scalar(select(func.min(subscription.c.next_due_at))), connection.scalar(later))
     oldest = connection.scalar(select(func.min(delivery.c.next_try_at)).where(due))
     living = select(func.count()).select_from(worker).where(worker.c.lease_until > DatabaseNow())
     doubled = select(func.count()).select_from(delivery).where(delivery.c.doubts > 0)
@@ -96,7 +98,7 @@ def status(connection: Connection, *, now: datetime) -> Status:
         subscriptions={state.value: by_subscription.get(state.value, 0) for state in subscriptions.State},
         due=connection.scalar(select(func.count()).select_from(delivery).where(due)) or 0,
         lag_seconds=max(0.0, (now - oldest).total_seconds()) if oldest else 0.0,
-        next_due_at=connection.scalar(select(func.min(subscription.c.next_due_at))),
+        next_due_at=min((at for at in coming if at is not None), default=None),
         possibly_doubled=connection.scalar(doubled) or 0,
         workers=connection.scalar(living) or 0,
     )

@@ -549,3 +549,13 @@ class TestRetiming:
         assert {item.state for item in maria.deliveries()} == {DeliveryState.SENT}
         with house.app.database.read() as connection:
             assert deliveries.open_letters(connection, [maria.record.id]) == {}
+
+
+def test_a_misspelt_retirement_is_refused(house: House):
+    """--retire with a key that was never published, or is still in the folder, is refused and changes nothing."""
+    house.sequence("trust", "one")
+    house.publish()
+    for key in ("truts", "trust"):
+        with pytest.raises(PublishRefused, match=f"--retire {key}"):
+            house.publish(retire=[key])
+    assert house.app.publishing.history()[0].number == 1
