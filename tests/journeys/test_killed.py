@@ -6,6 +6,7 @@ is told. `doubled`: the server has it twice. `unflagged`: doubled, and not liste
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections import Counter
@@ -22,7 +23,8 @@ from tests.journeys.conftest import CROWD, FEW, MONDAY, THURSDAY, OpenBooks, Ope
 from tests.support.program import Running
 from tests.support.smtp_server import Delay, Hang, Received, Session, SmtpServer
 
-KILLS = 25
+# `KILLS=1000 make test TEST_ARGS="tests/journeys/test_killed.py -k random -rP"` for a night.
+KILLS = int(os.environ.get("KILLS", "25"))
 CONNECTIONS = 4
 WEEK = timedelta(days=7)
 STAGES = ("banner", "ehlo", "mail", "rcpt", "data", "body", "dot")
@@ -132,7 +134,7 @@ def subject_of(received: Received) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(400 + 20 * KILLS)
 def test_killing_at_random_loses_nothing_and_flags_every_double(
     seeded_database: SeededDatabase,
     open_program: OpenProgram,

@@ -554,8 +554,8 @@ class TestRetiming:
 def test_a_misspelt_retirement_is_refused(house: House):
     """--retire with a key that was never published, or is still in the folder, is refused and changes nothing."""
     house.sequence("trust", "one")
-    house.publish()
+    live = house.publish().number
     for key in ("truts", "trust"):
         with pytest.raises(PublishRefused, match=f"--retire {key}"):
             house.publish(retire=[key])
-    assert house.app.publishing.history()[0].number == 1
+    assert house.app.publishing.history()[0].number == live

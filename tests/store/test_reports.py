@@ -41,7 +41,7 @@ def test_the_status_counts_what_there_is(store: Store):
     assert (status.deliveries["planned"], status.deliveries["uncertain"], status.deliveries["sent"]) == (2, 1, 0)
     assert (status.subscriptions["active"], status.subscriptions["paused"]) == (4, 1)
     assert (status.due, status.lag_seconds, status.sending) == (2, 3600.0, False)
-    assert (status.next_due_at, status.possibly_doubled, status.workers) == (NOW + timedelta(days=2), 1, 1)
+    assert (status.next_due_at, status.possibly_doubled, status.workers) == (NOW + timedelta(hours=1), 1, 1)
 
 
 def test_sequences_are_counted_by_state_and_by_step(store: Store):
