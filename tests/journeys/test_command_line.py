@@ -117,7 +117,7 @@ REFUSALS = (
     call("sequences show nothing", SERIES),
     call("preview nothing", SERIES),
     call(f"preview {SERIES}/nothing", STEPS[0]),
-    call("preview three --out /proc/nowhere", "/proc/nowhere"),
+    call(f"preview {SERIES} --out /dev/null/preview", "/dev/null/preview"),
     call("publish --content /nowhere", "/nowhere"),
     call(f"deliveries release {NO_ID}", NO_ID),
     call(f"deliveries settle {NO_ID} --lost", NO_ID),

@@ -33,7 +33,7 @@ def drop(content: Path, key: str = KEY, *, letters: int = 2) -> Path:
 
 
 def test_a_dropped_folder_is_live_after_publish(
-    sqlite_url: str, tmp_path: Path, open_program: OpenProgram, smtp_server: SmtpServer
+    sqlite_url: str, tmp_path: Path, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer
 ):
     """Nothing before `publish`; after it the running site offers the series, and a reader gets both letters."""
     content = tmp_path / "content"
@@ -41,6 +41,7 @@ def test_a_dropped_folder_is_live_after_publish(
     program = open_program(sqlite_url, content_dir=content)
     program.set_clock(MONDAY)
     site, _running = program.serve()
+    books = open_books(program)
     drop(content)
     assert KEY not in site.get("/").text
     said = program.do("publish", "--note", "a second series")
@@ -55,7 +56,7 @@ def test_a_dropped_folder_is_live_after_publish(
     path = link(read(smtp_server.ledger[0]), "/confirm/")
     assert site.post(path, start="now").status == 303
     smtp_server.wait_for(lambda server: len(server.ledger) == 2, seconds=20)
-    program.do("sequences", "show", KEY)  # so that the recording of the letter is over
+    smtp_server.wait_for(lambda _server: books.count("sent") == 2)
     program.set_clock(MONDAY + timedelta(days=10))
     smtp_server.wait_for(lambda server: len(server.ledger) == 3, seconds=20)
     letters = [read(received) for received in smtp_server.ledger[1:]]

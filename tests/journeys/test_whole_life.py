@@ -164,7 +164,7 @@ def confirm_by_the_button(life: Life) -> None:
     assert mail["Subject"] == "Please confirm your address"
     assert "trust" not in (part(mail, "plain") + part(mail, "html")).lower()
     path = link(mail, "/confirm/")
-    life.program.json("status")  # so that the recording of the mail is over
+    life.server.wait_for(lambda _server: life.books.count("sent") == 1)
     before = life.books.everything()
     for _ in range(3):
         page = life.site.get(path)

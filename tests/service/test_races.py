@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.smtp_server import SmtpServer
 
 LANES = 3
-READERS = 30
+READERS = 14
 
 
 class Watched:
