@@ -162,11 +162,12 @@ def test_bad_requests_get_their_status_and_write_nothing(asked: tuple[Program, S
 
 
 def test_a_confirmation_link_is_good_for_seven_days_and_for_one_use(
-    asked: tuple[Program, Site, str], open_books: OpenBooks
+    asked: tuple[Program, Site, str], open_books: OpenBooks, smtp_server: SmtpServer
 ):
     """Too old: 410, looked at or pressed, and nothing is written. Pressed in time: once, and again the same answer."""
     program, site, path = asked
     books = open_books(program)
+    smtp_server.wait_for(lambda _server: books.count("sent") == 1)
     program.set_clock(MONDAY + timedelta(days=7, minutes=1))
     before = books.everything()
     assert site.get(path).status == 410
