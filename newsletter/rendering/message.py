@@ -37,6 +37,7 @@ _URL = re.compile(r"https?://[!#-;=?-~]+")
 _MAILTO = re.compile(r"mailto:[!#-;=?-~]+")
 _OPAQUE = re.compile(r"[A-Za-z0-9._:@-]+")
 _ATOMS = re.compile(r"[A-Za-z0-9]+( [A-Za-z0-9]+)*")
+_LONG_SPACE = re.compile(rb"^(.{74,75})(=20|=09)$", re.MULTILINE)
 _SPACE = 0x20
 _SAFE_IN_WORD = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")
 
@@ -119,6 +120,8 @@ def quoted_printable(text: str) -> bytes:
     except UnicodeEncodeError as error:
         message = f"The letter holds {error.object[error.start]!r}, which is no character."
         raise RenderError(message) from error
+    # b2a_qp forgets the limit when it encodes a space at the end of a line: up to 78 characters come out.
+    encoded = _LONG_SPACE.sub(rb"\1=\n\2", encoded)
     # Only now: b2a_qp takes its own line ends from the text's first one, and a text of one line has none.
     return encoded.replace(b"\n", b"\r\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,9 +182,9 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:  # no
     # The driver must not begin transactions of its own: `_begin_sqlite` does.
     connection.isolation_level = None
     cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    _keep_a_log(cursor)
     for pragma in (
-        f"busy_timeout = {_BUSY_TIMEOUT_MS}",
-        "journal_mode = WAL",
         # With NORMAL a power cut could undo an unsubscribe that was already answered.
         "synchronous = FULL",
         "foreign_keys = ON",
@@ -191,6 +192,21 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:  # no
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _keep_a_log(cursor: sqlite3.Cursor) -> None:
+    """Switch the file to its write-ahead log, once for all; SQLite itself does not wait for whoever does the same."""
+    give_up_at = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # The low byte is the code itself, the others say more about it.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

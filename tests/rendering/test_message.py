@@ -277,6 +277,15 @@ class TestQuotedPrintable:
         assert isinstance(payload, bytes)
         assert payload.decode().replace("\r\n", "\n") == unified
 
+    @pytest.mark.parametrize("space", [" ", "\t", "  "])
+    def test_a_full_line_that_ends_in_a_space(self, space: str) -> None:
+        """The standard library encodes that space and forgets the limit: 78 characters came out."""
+        for length in range(60, 90):
+            text = "x" * length + space + "\ny" + "é" * (length // 6) + space + "\n"
+            encoded = quoted_printable(text)
+            assert all(len(line) <= 76 for line in encoded.split(b"\r\n"))
+            assert quopri.decodestring(encoded).decode().replace("\r\n", "\n") == text
+
     def test_half_a_character_is_refused(self) -> None:
         with pytest.raises(RenderError, match="no character"):
             quoted_printable("a\ud83d")
