@@ -16,9 +16,11 @@ from newsletter.mail import open_mailer
 from newsletter.mail.base import Mailer, parse_mail_url
 from newsletter.rendering.facts import Site
 from newsletter.resources import content_dir, templates_dir
+from newsletter.service.choices import Choices
 from newsletter.service.composing import Composer
 from newsletter.service.editions import Editions
 from newsletter.service.housekeeping import Housekeeping
+from newsletter.service.leaving import Leaving
 from newsletter.service.overseeing import Overseeing
 from newsletter.service.planning import Planning
 from newsletter.service.previewing import Previewing
@@ -26,6 +28,7 @@ from newsletter.service.publishing import Orders, Publishing
 from newsletter.service.recording import Recorder
 from newsletter.service.rescuing import Rescuing
 from newsletter.service.sending import Sending
+from newsletter.service.staying import Staying
 from newsletter.service.subscribing import Subscribing
 from newsletter.settings import Late, OnUncertain, Replies, Settings
 from newsletter.store import revisions
@@ -43,7 +46,10 @@ class App:
     editions: Editions
     signer: TokenSigner
     site: Site
+    choices: Choices
     subscribing: Subscribing
+    staying: Staying
+    leaving: Leaving
     publishing: Publishing
     planning: Planning
     sending: Sending
@@ -101,10 +107,9 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
     publishing = Publishing(
         database=database, editions=editions, countries=settings.countries, templates=settings.templates_dir
     )
-    subscribing = Subscribing(
+    choices = Choices(
         database=database,
         editions=editions,
-        signer=signer,
         default_slot=settings.default_slot,
         default_sequence=settings.sequence,
     )
@@ -115,7 +120,10 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
         editions=editions,
         signer=signer,
         site=site,
-        subscribing=subscribing,
+        choices=choices,
+        subscribing=Subscribing(database=database, signer=signer, choices=choices),
+        staying=Staying(database=database, editions=editions, signer=signer, choices=choices),
+        leaving=Leaving(database=database, editions=editions, signer=signer),
         publishing=publishing,
         planning=Planning(database=database, editions=editions, skip_late=settings.late is Late.SKIP),
         sending=Sending(

@@ -9,7 +9,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from newsletter.errors import NewsletterError
-from newsletter.store import deliveries, subscriptions
+from newsletter.store import handovers, subscriptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,8 +135,8 @@ class Leaper:
         now = self._clock.now()
         with self._app.database.read() as connection:
             due_at = subscriptions.earliest_due(connection)
-            try_at = deliveries.earliest_try(connection)
-            in_hand = deliveries.count_due(connection, now=now)
+            try_at = handovers.earliest_try(connection)
+            in_hand = handovers.count_due(connection, now=now)
             # Somebody who asks in this very moment of the standing clock was asked, too.
             just_after = now + timedelta(microseconds=1)
             asked = subscriptions.unconfirmed_since(connection, before=just_after, limit=_MANY)

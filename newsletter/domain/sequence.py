@@ -108,6 +108,11 @@ class Sequence:
     reviewed: Reviewed | None = None
     deliver_late: tuple[str, ...] = ()
 
+    @property
+    def endless(self) -> bool:
+        """Whether it begins anew after its last step."""
+        return self.on_finish.finish is Finish.REPEAT
+
     def step(self, identity: str) -> Step | None:
         """The step remembered as `identity`, or None where this revision has it no more."""
         return next((step for step in self.steps if step.identity == identity), None)

@@ -22,6 +22,10 @@ class State(StrEnum):
     LEFT = "left"  # the reader left, or the address is suppressed
 
 
+OPEN = frozenset({State.ACTIVE, State.PAUSED, State.WAITING})
+"""Confirmed, and neither left nor at its end."""
+
+
 class Action(StrEnum):
     """What can be done to a subscription."""
 

@@ -12,15 +12,17 @@ from newsletter.domain import progress
 from newsletter.domain.addresses import Address, parse_address
 from newsletter.domain.cadence import min_gap
 from newsletter.domain.delivery import Kind
-from newsletter.domain.sequence import Affirmation, Finish, RelatedPost, Revision, Sequence, Step
+from newsletter.domain.sequence import Affirmation, RelatedPost, Revision, Sequence, Step
 from newsletter.errors import RenderError
 from newsletter.mail.base import Envelope
 from newsletter.rendering.facts import LetterFacts, Links, NoticeFacts, Rendered, Site
 from newsletter.rendering.message import MessageHeaders, compose, message_id_for
 from newsletter.service.editions import Edition, Editions
+from newsletter.service.links import own_page_token
 from newsletter.store import subscriptions
 from newsletter.store.database import Connection
-from newsletter.store.deliveries import Delivery, Handover
+from newsletter.store.deliveries import Delivery
+from newsletter.store.handovers import Handover
 from newsletter.store.subscriptions import Subscriber, Subscription
 from newsletter.tokens import Purpose, TokenSigner
 
@@ -61,7 +63,7 @@ class Composer:
     def links(self, reader: Subscriber, subscription_id: UUID) -> Links:
         """One reader's own links, absolute. Leaving never expires."""
         base = self._site.base_url
-        settings_token = self._signer.sign(Purpose.PREFERENCES, reader.id, generation=reader.link_generation)
+        settings_token = own_page_token(self._signer, reader)
         leave_token = self._signer.sign(Purpose.UNSUBSCRIBE, subscription_id)
         return Links(
             unsubscribe=f"{base}/unsubscribe/{leave_token}",
@@ -174,7 +176,7 @@ class Composer:
         place = progress.catch_up(place, edition.outlines.get(sequence.key, ()))
         received = place.received - {item.step}
         number = len(received) + 1
-        if sequence.on_finish.finish is Finish.REPEAT:
+        if sequence.endless:
             return number, None
         ahead = progress.steps_ahead(sequence, received=received, passed=place.passed - {item.step})
         return number, len(received) + ahead
@@ -191,7 +193,7 @@ class Composer:
                     expires_text=f"until {_day_in_words(local_date(expires_at, reader))}",
                 )
             case Kind.ALREADY_SUBSCRIBED:
-                token = self._signer.sign(Purpose.PREFERENCES, reader.id, generation=reader.link_generation)
+                token = own_page_token(self._signer, reader)
                 facts = NoticeFacts(action_url=f"{self._site.base_url}/preferences/{token}", discreet=reader.discreet)
             case _:
                 message = f"There is no template for an email of kind {item.kind}."

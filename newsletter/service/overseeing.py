@@ -14,7 +14,7 @@ from newsletter.domain.subscription import SubscriberId, SubscriptionId
 from newsletter.errors import NotAllowed, NotFound
 from newsletter.service import pausing, progression
 from newsletter.service.editions import Edition, Editions
-from newsletter.store import deliveries, subscriptions
+from newsletter.store import deliveries, subscriptions, switches
 from newsletter.store.database import Connection, Database
 from newsletter.store.deliveries import Delivery
 from newsletter.store.subscriptions import Subscriber, Subscription
@@ -38,12 +38,12 @@ class Overseeing:
     def stop(self, *, now: datetime) -> None:
         """Stop all sending: nothing is claimed or handed over from now on."""
         with self._database.write() as connection:
-            deliveries.set_switch(connection, deliveries.SENDING, is_on=False, now=now)
+            switches.set_switch(connection, switches.SENDING, is_on=False, now=now)
 
     def start(self, *, now: datetime) -> None:
         """Let sending go on."""
         with self._database.write() as connection:
-            deliveries.set_switch(connection, deliveries.SENDING, is_on=True, now=now)
+            switches.set_switch(connection, switches.SENDING, is_on=True, now=now)
 
     def release(self, identifiers: list[UUID] | None, *, now: datetime) -> int:
         """Let held emails be tried again: all whose reader waits, or some.

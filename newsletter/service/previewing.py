@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from newsletter.domain.cadence import Slot
 from newsletter.domain.editing import identify
-from newsletter.domain.sequence import Finish, Revision, Sequence, Step
+from newsletter.domain.sequence import Revision, Sequence, Step
 from newsletter.domain.subscription import SubscriberId
 from newsletter.rendering.facts import LetterFacts, Rendered
 from newsletter.service.composing import Composer, choose_affirmation, choose_posts, local_date
@@ -61,7 +61,7 @@ class Previewing:
             posts = choose_posts(revision, step, shown=shown, discreet=discreet)
             facts = LetterFacts(
                 number=number,
-                total=None if sequence.on_finish.finish is Finish.REPEAT else len(sequence.steps),
+                total=None if sequence.endless else len(sequence.steps),
                 affirmation=affirmation,
                 posts=self._composer.absolute(posts),
                 country=country,

@@ -17,7 +17,7 @@ from newsletter.domain import editing, progress
 from newsletter.domain.editing import Change, StepChange
 from newsletter.domain.progress import Outline
 from newsletter.domain.sequence import Revision, Sequence, Step
-from newsletter.domain.subscription import State, SubscriptionId
+from newsletter.domain.subscription import OPEN, State, SubscriptionId
 from newsletter.errors import ContentError, ContentErrors, PublishRefused
 from newsletter.service import progression
 from newsletter.service.editions import Edition, Editions
@@ -306,7 +306,7 @@ class Publishing:
     ) -> bool:
         reader = subscriptions.get_subscriber(connection, stale.subscriber_id, lock=True)
         record = subscriptions.get_subscription(connection, stale.id)
-        if reader is None or record is None or record.state not in (State.ACTIVE, State.PAUSED, State.WAITING):
+        if reader is None or record is None or record.state not in OPEN:
             return False
         if edition.revision.sequence(record.sequence_key) is None:
             deliveries.withdraw(connection, subscription_id=record.id, reason="the sequence was retired", now=now)

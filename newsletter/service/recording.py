@@ -11,9 +11,10 @@ from newsletter.domain.retry import next_attempt
 from newsletter.mail.base import Verdict
 from newsletter.service import progression
 from newsletter.service.editions import Editions
-from newsletter.store import deliveries, subscriptions
+from newsletter.store import deliveries, handovers, subscriptions
 from newsletter.store.database import Connection
-from newsletter.store.deliveries import Answer, Delivery
+from newsletter.store.deliveries import Delivery
+from newsletter.store.handovers import Answer
 from newsletter.store.subscriptions import Subscriber
 from newsletter.tokens import TokenSigner
 
@@ -58,12 +59,12 @@ class Recorder:
         reason = "its subscription could not be moved"
         match verdict.outcome:
             case Outcome.ACCEPTED:
-                return deliveries.record_accepted(connection, item, answer, now=now)
+                return handovers.record_accepted(connection, item, answer, now=now)
             case Outcome.NO_ANSWER:
-                state = deliveries.record_doubt(connection, item, reason=reason, repeat=False, now=now, answer=answer)
+                state = handovers.record_doubt(connection, item, reason=reason, repeat=False, now=now, answer=answer)
                 return state is not None
             case _:
-                return deliveries.hold(connection, item, believed=State.HANDING_OVER, reason=reason, answer=answer)
+                return handovers.hold(connection, item, believed=State.HANDING_OVER, reason=reason, answer=answer)
 
     def record_unanswered(
         self,
@@ -80,7 +81,7 @@ class Recorder:
             UNCERTAIN or HELD; None where the row is no longer what `item` says.
         """
         reader = subscriptions.get_subscriber(connection, item.subscriber_id, lock=True)
-        state = deliveries.record_doubt(
+        state = handovers.record_doubt(
             connection, item, reason=reason, repeat=self._resend_uncertain, now=now, answer=answer
         )
         if state is State.HELD:
@@ -100,9 +101,9 @@ class Recorder:
                 return self._bury(connection, item, answer, reader, now=now)
             case Outcome.REFUSED | Outcome.RECIPIENT_REFUSED:
                 reason = f"refused: {verdict.reply_text}"
-                return deliveries.hold(connection, item, believed=State.HANDING_OVER, reason=reason, answer=answer)
+                return handovers.hold(connection, item, believed=State.HANDING_OVER, reason=reason, answer=answer)
             case Outcome.UNAVAILABLE:
-                return deliveries.record_deferred(connection, item, answer, next_try_at=now, counts=False)
+                return handovers.record_deferred(connection, item, answer, next_try_at=now, counts=False)
             case Outcome.NO_ANSWER:
                 reason = f"no answer: {verdict.reply_text}"
                 return self.record_unanswered(connection, item, reason=reason, now=now, answer=answer) is not None
@@ -110,7 +111,7 @@ class Recorder:
     def _accept(
         self, connection: Connection, item: Delivery, answer: Answer, reader: Subscriber | None, *, now: datetime
     ) -> bool:
-        written = deliveries.record_accepted(connection, item, answer, now=now)
+        written = handovers.record_accepted(connection, item, answer, now=now)
         if written:
             self._receive(connection, item, reader, now=now)
         return written
@@ -118,7 +119,7 @@ class Recorder:
     def _bury(
         self, connection: Connection, item: Delivery, answer: Answer, reader: Subscriber | None, *, now: datetime
     ) -> bool:
-        written = deliveries.record_failed(connection, item, answer, reason="the address is dead", now=now)
+        written = handovers.record_failed(connection, item, answer, reason="the address is dead", now=now)
         if written and reader is not None:
             self._suppress(connection, reader, reason="address_dead", now=now)
         return written
@@ -139,8 +140,8 @@ class Recorder:
     ) -> bool:
         again_at = next_attempt(item.attempt + 1, now=now, seed=str(item.id))
         if again_at is not None:
-            return deliveries.record_deferred(connection, item, answer, next_try_at=again_at, counts=True)
-        written = deliveries.record_failed(connection, item, answer, reason="retries used up", now=now)
+            return handovers.record_deferred(connection, item, answer, next_try_at=again_at, counts=True)
+        written = handovers.record_failed(connection, item, answer, reason="retries used up", now=now)
         record = subscriptions.get_subscription(connection, item.subscription_id) if item.subscription_id else None
         edition = self._editions.live(connection)
         if written and item.kind is Kind.LETTER and reader and record and edition:

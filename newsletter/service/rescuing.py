@@ -11,7 +11,7 @@ from newsletter import liveness
 from newsletter.domain.delivery import State
 from newsletter.errors import DatabaseUnavailable
 from newsletter.service.recording import Recorder
-from newsletter.store import deliveries
+from newsletter.store import handovers, workers
 from newsletter.store.database import Database
 from newsletter.store.deliveries import Delivery
 
@@ -40,18 +40,18 @@ class Rescuing:
     def enrol(self, worker: str, *, host: str) -> None:
         """Enter a worker with a lease of a minute."""
         with self._database.write() as connection:
-            deliveries.enrol_worker(connection, worker, host=host, lease=LEASE)
+            workers.enrol_worker(connection, worker, host=host, lease=LEASE)
 
     def renew(self, worker: str, *, host: str) -> None:
         """Renew a worker's lease; one that was struck off while it was silent enters itself again."""
         with self._database.write() as connection:
-            if not deliveries.renew_lease(connection, worker, lease=LEASE):
-                deliveries.enrol_worker(connection, worker, host=host, lease=LEASE)
+            if not workers.renew_lease(connection, worker, lease=LEASE):
+                workers.enrol_worker(connection, worker, host=host, lease=LEASE)
 
     def retire(self, worker: str) -> bool:
         """Strike off a worker that has ended; False while it still owns something."""
         with self._database.write() as connection:
-            return deliveries.strike_off_worker(connection, worker)
+            return workers.strike_off_worker(connection, worker)
 
     def rescue(self, worker: str, *, now: datetime) -> int:
         """Give back, or judge, what no living worker is at work on.
@@ -66,9 +66,9 @@ class Rescuing:
             How many rows.
         """
         with self._database.read() as connection:
-            others = deliveries.other_workers(connection, worker)
+            others = workers.other_workers(connection, worker)
             dead = {name for name, _ in others if liveness.is_known_dead(name, folder=self._life_lines)}
-            lost = deliveries.abandoned(connection, dead=dead, silent_for=LONGEST_ANSWER, limit=_BATCH)
+            lost = handovers.abandoned(connection, dead=dead, silent_for=LONGEST_ANSWER, limit=_BATCH)
         rescued = 0
         for item in lost:
             try:
@@ -90,6 +90,6 @@ class Rescuing:
     def _rescue_one(self, item: Delivery, *, now: datetime) -> bool:
         with self._database.write() as connection:
             if item.state is State.CLAIMED:
-                return deliveries.release_claimed(connection, [item]) == 1
+                return handovers.release_claimed(connection, [item]) == 1
             state = self._recorder.record_unanswered(connection, item, reason="its worker was lost", now=now)
             return state is not None

@@ -24,9 +24,10 @@ from newsletter.service import progression
 from newsletter.service.composing import Composed, Composer
 from newsletter.service.editions import Edition, Editions
 from newsletter.service.recording import Recorder
-from newsletter.store import deliveries, subscriptions
+from newsletter.store import handovers, subscriptions, switches
 from newsletter.store.database import Connection, Database
-from newsletter.store.deliveries import Answer, Delivery
+from newsletter.store.deliveries import Delivery
+from newsletter.store.handovers import Answer
 from newsletter.store.subscriptions import Subscriber
 
 log = structlog.get_logger()
@@ -60,12 +61,12 @@ class Sending:
     def count_due(self, *, now: datetime) -> int:
         """How many emails are due and not closed."""
         with self.database.read() as connection:
-            return deliveries.count_due(connection, now=now)
+            return handovers.count_due(connection, now=now)
 
     def is_stopped(self) -> bool:
         """Whether the operator stopped all sending."""
         with self.database.read() as connection:
-            return not deliveries.switch_is_on(connection, deliveries.SENDING)
+            return not switches.switch_is_on(connection, switches.SENDING)
 
 
 class Lane:
@@ -111,7 +112,7 @@ class Lane:
         accepted = 0
         while not self._stop.is_set() and time.monotonic() >= self._rest_until:
             with self._database.write() as connection:
-                batch = deliveries.claim_due(
+                batch = handovers.claim_due(
                     connection,
                     owner=self._worker,
                     letters=self._letters,
@@ -155,12 +156,10 @@ class Lane:
         self._record_all()
         if self._unreleased:
             with self._database.write() as connection:
-                deliveries.release_claimed(connection, self._unreleased)
+                handovers.release_claimed(connection, self._unreleased)
                 for item in self._unreleased:
                     # Its handover may have been committed all the same; no byte has left.
-                    deliveries.record_deferred(
-                        connection, item, _NO_ANSWER, next_try_at=self._clock.now(), counts=False
-                    )
+                    handovers.record_deferred(connection, item, _NO_ANSWER, next_try_at=self._clock.now(), counts=False)
             self._unreleased = []
 
     def _rest(self, reason: str) -> None:
@@ -195,7 +194,7 @@ class Lane:
             foreseen = isinstance(error, RenderError | AddressError)
             reason = f"cannot be rendered: {error if foreseen else type(error).__name__}"
             with self._database.write() as connection:
-                deliveries.hold(connection, item, believed=State.CLAIMED, reason=reason)
+                handovers.hold(connection, item, believed=State.CLAIMED, reason=reason)
             log.warning("delivery_held", delivery=str(item.id), reason=reason, exc_info=not foreseen)
             return None
         if composed is None or not self._hand_over(item, composed, now=now):
@@ -223,7 +222,7 @@ class Lane:
         while True:
             began = time.monotonic()
             with self._database.write() as connection:
-                granted = deliveries.hand_over(
+                granted = handovers.hand_over(
                     connection, item, composed.handover, now=now, min_gap=composed.min_gap, renew=renew
                 )
             if granted and time.monotonic() - began <= BYTES_WITHIN.total_seconds():
@@ -231,7 +230,7 @@ class Lane:
             if not granted and renew:
                 # No byte has left, so the row goes back to wait and is judged anew.
                 with self._database.write() as connection:
-                    deliveries.record_deferred(connection, item, _NO_ANSWER, next_try_at=now, counts=False)
+                    handovers.record_deferred(connection, item, _NO_ANSWER, next_try_at=now, counts=False)
             if not granted:
                 return False
             renew = True
@@ -241,14 +240,14 @@ class Lane:
         with self._database.write() as connection:
             reader = subscriptions.get_subscriber(connection, item.subscriber_id, lock=True)
             edition = self._sending.editions.live(connection)
-            if not deliveries.switch_is_on(connection, deliveries.SENDING) or edition is None:
-                deliveries.release_claimed(connection, [item])
+            if not switches.switch_is_on(connection, switches.SENDING) or edition is None:
+                handovers.release_claimed(connection, [item])
             elif item.kind is not Kind.LETTER or reader is None:
-                if reader is None or not deliveries.still_wanted(connection, item, now=now):
-                    deliveries.withdraw_claimed(connection, item, reason="not wanted any more", now=now)
+                if reader is None or not handovers.still_wanted(connection, item, now=now):
+                    handovers.withdraw_claimed(connection, item, reason="not wanted any more", now=now)
                 else:
                     # The lease was lost for a moment; whoever has one may send it.
-                    deliveries.release_claimed(connection, [item])
+                    handovers.release_claimed(connection, [item])
             else:
                 self._put_back_letter(connection, edition, reader, item, now=now)
 
@@ -257,7 +256,7 @@ class Lane:
     ) -> None:
         record = subscriptions.get_subscription(connection, item.subscription_id) if item.subscription_id else None
         if record is None or record.state is not SubscriptionState.ACTIVE:
-            deliveries.withdraw_claimed(connection, item, reason="not wanted any more", now=now)
+            handovers.withdraw_claimed(connection, item, reason="not wanted any more", now=now)
             return
         composer, reason = self._sending.composer, None
         if composer.step_of(edition, item) is None:
@@ -270,8 +269,8 @@ class Lane:
             # Late outside waking hours; or the lease was lost, and somebody else may have it at once.
             late = is_late(item.due_at, now=now)
             leaves_from = waking_from(now, reader.slot.timezone) if late else None
-            deliveries.release_claimed(connection, [item], next_try_at=leaves_from)
-        elif deliveries.withdraw_claimed(connection, item, reason=reason, now=now):
+            handovers.release_claimed(connection, [item], next_try_at=leaves_from)
+        elif handovers.withdraw_claimed(connection, item, reason=reason, now=now):
             subscriptions.tell(
                 connection,
                 "moved",

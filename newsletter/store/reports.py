@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, func, select
 from newsletter.domain import delivery as deliveries
 from newsletter.domain import subscription as subscriptions
 from newsletter.domain.subscription import SubscriptionId
-from newsletter.store.deliveries import SENDING, Delivery, deliveries_of, letter_totals, stopped, switch_is_on
+from newsletter.store.deliveries import Delivery, deliveries_of, letter_totals, stopped
 from newsletter.store.subscriptions import (
     Event,
     Subscriber,
@@ -23,6 +23,7 @@ from newsletter.store.subscriptions import (
     subscriptions_of,
     subscriptions_of_many,
 )
+from newsletter.store.switches import SENDING, switch_is_on
 from newsletter.store.tables import delivery, subscription, worker
 from newsletter.store.types import DatabaseNow
 

@@ -46,10 +46,10 @@ class PreferencesPages:
         return RedirectResponse(self._pages.path(f"/preferences/{token}"), status_code=HTTPStatus.SEE_OTHER)
 
     def _act(self, token: str, form: Form) -> None:
-        subscribing, now = self._app.subscribing, self._app.clock.now()
+        staying, now = self._app.staying, self._app.clock.now()
         match form.get("action", ""):
             case "save":
-                subscribing.change(
+                staying.change(
                     token,
                     weekday=form.get("weekday", ""),
                     time=form.get("time", ""),
@@ -60,9 +60,9 @@ class PreferencesPages:
                 )
             case "pause":
                 weeks, until = _read_pause(form)
-                subscribing.pause(token, weeks=weeks, until=until, now=now)
+                staying.pause(token, weeks=weeks, until=until, now=now)
             case "resume":
-                subscribing.resume(token, now=now)
+                staying.resume(token, now=now)
             case _:
                 message = "Choose what to do: save, pause or resume."
                 raise InvalidChoice(message, field="action")
@@ -70,9 +70,8 @@ class PreferencesPages:
     def _page(
         self, token: str, typed: Mapping[str, str], errors: Mapping[str, str], *, status: int = HTTPStatus.OK
     ) -> Response:
-        subscribing = self._app.subscribing
         now = self._app.clock.now()
-        view = subscribing.preferences(token, now=now)
+        view = self._app.staying.view(token, now=now)
         saved = {
             "timezone": view.slot.timezone,
             "weekday": choices.weekdays()[view.slot.weekday].value,
@@ -94,7 +93,7 @@ class PreferencesPages:
             "pause_weeks": PAUSE_WEEKS,
             "weekdays": choices.weekdays(),
             "zones": choices.zones(),
-            "countries": choices.countries(subscribing.countries()),
+            "countries": choices.countries(self._app.choices.countries()),
         }
         return self._pages.page("preferences", values, status=status)
 

@@ -66,15 +66,15 @@ class PublicPages:
         """Letters that are not offered, or no longer, and those that are."""
         if prefers_json(request):
             return self._problems.for_missing(request, error)
-        offers = self._app.subscribing.offers()
+        offers = self._app.choices.offers()
         return self._pages.page("unknown-sequence", {"offers": offers}, status=HTTPStatus.NOT_FOUND)
 
     def _subscribe_page(
         self, typed: Mapping[str, str], errors: Mapping[str, str], *, status: int = HTTPStatus.OK
     ) -> Response:
-        slot = self._app.subscribing.default_slot()
-        offers = self._app.subscribing.offers()
-        countries = choices.countries(self._app.subscribing.countries())
+        slot = self._app.choices.default_slot()
+        offers = self._app.choices.offers()
+        countries = choices.countries(self._app.choices.countries())
         home = choices.country_of(slot.timezone)
         usual = {
             "email": "",
@@ -121,7 +121,7 @@ class PublicPages:
 
     def show_leave(self, token: str) -> Response:
         """A page with one button; opening it changes nothing, because mail scanners open every link."""
-        view = self._app.subscribing.leaving(token, now=self._app.clock.now())
+        view = self._app.leaving.view(token, now=self._app.clock.now())
         return self._pages.page("gone" if view.gone else "leave", {"view": view, "token": token})
 
     def leave(self, token: str, form: PostedForm) -> Response:
@@ -135,17 +135,17 @@ class PublicPages:
             raise InvalidChoice(message, field="scope")
         now = self._app.clock.now()
         only_this = scope == "sequence"
-        self._app.subscribing.leave(token, only_this=only_this, now=now)
+        self._app.leaving.leave(token, only_this=only_this, now=now)
         if not only_this:
             return self._pages.page("gone", {})
-        view = self._app.subscribing.leaving(token, now=now)
+        view = self._app.leaving.view(token, now=now)
         return self._pages.page("left-one", {"view": view})
 
     # --- steady ground ---
 
     def show_too_much(self) -> Response:
         """For when a letter is too much: something to do with both feet, a way to pause, people to call."""
-        lines = self._app.subscribing.help_lines()
+        lines = self._app.choices.help_lines()
         named = [
             (country, lines[country.value])
             for country in choices.countries(code for code in lines if code != "*")

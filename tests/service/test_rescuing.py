@@ -14,8 +14,9 @@ from sqlalchemy import update
 from newsletter.domain.delivery import State
 from newsletter.liveness import LifeLine, is_known_dead
 from newsletter.service.rescuing import LEASE, LONGEST_ANSWER, RENEW_EVERY, Rescuing
-from newsletter.store import deliveries, tables
-from newsletter.store.deliveries import Delivery, Handover
+from newsletter.store import handovers, tables, workers
+from newsletter.store.deliveries import Delivery
+from newsletter.store.handovers import Handover
 from newsletter.store.types import DatabaseNow
 from tests.support.building import House, Reader, local
 
@@ -69,8 +70,8 @@ def die(worker: str, life_lines: Path) -> None:
 def claim(house: House, worker: str = LOST) -> Delivery:
     """One letter in the hands of a worker that has a lease."""
     with house.app.database.write() as connection:
-        deliveries.enrol_worker(connection, worker, host="there", lease=LEASE)
-        (item,) = deliveries.claim_due(connection, owner=worker, letters=True, now=house.now, limit=1)
+        workers.enrol_worker(connection, worker, host="there", lease=LEASE)
+        (item,) = handovers.claim_due(connection, owner=worker, letters=True, now=house.now, limit=1)
     return item
 
 
@@ -79,7 +80,7 @@ def hand_over(house: House, worker: str = LOST) -> Delivery:
     item = claim(house, worker)
     handover = Handover(revision=1, message_id=f"<{item.id}@example.org>", message_date=house.now, number=1)
     with house.app.database.write() as connection:
-        assert deliveries.hand_over(connection, item, handover, now=house.now, min_gap=timedelta())
+        assert handovers.hand_over(connection, item, handover, now=house.now, min_gap=timedelta())
     return item
 
 
@@ -94,7 +95,7 @@ def end_lease(house: House, worker: str = LOST) -> None:
     change(house, "worker", worker, lease_until=DatabaseNow(timedelta(seconds=-1)))
 
 
-def workers(house: House) -> set[str]:
+def enrolled(house: House) -> set[str]:
     return {row["id"] for row in house.rows("worker")}
 
 
@@ -154,7 +155,7 @@ def test_a_living_worker_keeps_what_it_holds(house: House, maria: Reader, rescui
         assert rescuing.rescue(HELPER, now=house.now) == 0
         handover = Handover(revision=1, message_id="<a@example.org>", message_date=house.now)
         with house.app.database.write() as connection:
-            assert deliveries.hand_over(connection, item, handover, now=house.now, min_gap=timedelta())
+            assert handovers.hand_over(connection, item, handover, now=house.now, min_gap=timedelta())
         assert rescuing.rescue(HELPER, now=house.now) == 0
     assert maria.delivery().state is State.HANDING_OVER
 
@@ -170,11 +171,11 @@ def test_an_unknown_owner_is_believed_until_its_lease_is_over(house: House, mari
     """A worker of another host: its claimed letter goes back once its lease is over, and not before."""
     claim(house)
     assert rescuing.rescue(HELPER, now=house.now) == 0
-    assert workers(house) == {LOST}
+    assert enrolled(house) == {LOST}
     end_lease(house)
     assert rescuing.rescue(HELPER, now=house.now) == 1
     assert (maria.delivery().state, maria.delivery().doubts) == (State.PLANNED, 0)
-    assert workers(house) == set()
+    assert enrolled(house) == set()
 
 
 def test_an_owner_that_is_nowhere_is_no_owner(house: House, maria: Reader, rescuing: Rescuing):
@@ -212,7 +213,7 @@ def test_a_worker_thought_dead_that_comes_back_changes_nothing(house: House, mar
     before = maria.delivery()
     with house.app.database.write() as connection:
         assert rescuing._recorder.record_unanswered(connection, item, reason="again", now=house.now) is None
-        assert deliveries.release_claimed(connection, [item]) == 0
+        assert handovers.release_claimed(connection, [item]) == 0
     assert maria.delivery() == before
 
 
@@ -221,11 +222,11 @@ def test_who_was_struck_off_enters_itself_again(house: House, maria: Reader, res
     rescuing.enrol(LOST, host="there")
     end_lease(house)
     rescuing.rescue(HELPER, now=house.now)
-    assert workers(house) == set()
+    assert enrolled(house) == set()
     rescuing.renew(LOST, host="there")
-    assert workers(house) == {LOST}
+    assert enrolled(house) == {LOST}
     with house.app.database.write() as connection:
-        assert len(deliveries.claim_due(connection, owner=LOST, letters=True, now=house.now, limit=1)) == 1
+        assert len(handovers.claim_due(connection, owner=LOST, letters=True, now=house.now, limit=1)) == 1
     assert rescuing.rescue(HELPER, now=house.now) == 0
 
 
@@ -235,7 +236,7 @@ def test_a_silent_worker_that_lives_keeps_its_life_line(house: House, rescuing: 
     end_lease(house)
     with living(LOST, life_lines):
         rescuing.rescue(HELPER, now=house.now)
-        assert workers(house) == set()
+        assert enrolled(house) == set()
         assert len(list(life_lines.iterdir())) == 1
 
 
@@ -246,12 +247,12 @@ def test_a_dead_worker_that_still_owes_keeps_its_file(
     hand_over(house)
     die(LOST, life_lines)
     with monkeypatch.context() as patch:
-        patch.setattr(deliveries, "abandoned", lambda *_, **__: [])  # more was lost than one rescue takes
+        patch.setattr(handovers, "abandoned", lambda *_, **__: [])  # more was lost than one rescue takes
         assert rescuing.rescue(HELPER, now=house.now) == 0
-    assert workers(house) == {LOST}
+    assert enrolled(house) == {LOST}
     assert is_known_dead(LOST, folder=life_lines)
     assert rescuing.rescue(HELPER, now=house.now) == 1
-    assert workers(house) == set()
+    assert enrolled(house) == set()
     assert list(life_lines.iterdir()) == []
 
 
@@ -259,12 +260,12 @@ def test_a_worker_that_ends_in_peace_is_struck_off_unless_it_owes(house: House, 
     """Retiring with a letter in hand is refused, so that somebody finds it."""
     item = hand_over(house)
     assert not rescuing.retire(LOST)
-    assert workers(house) == {LOST}
+    assert enrolled(house) == {LOST}
     with house.app.database.write() as connection:
         assert rescuing._recorder.record_unanswered(connection, item, reason="test", now=house.now) is not None
     assert rescuing.retire(LOST)
     assert rescuing.retire(LOST)
-    assert workers(house) == set()
+    assert enrolled(house) == set()
 
 
 def test_two_rescuers_at_once_rescue_a_letter_once(
@@ -274,8 +275,8 @@ def test_two_rescuers_at_once_rescue_a_letter_once(
     hand_over(house)
     die(LOST, life_lines)
     with house.app.database.read() as connection:
-        lost = deliveries.abandoned(connection, dead={LOST}, silent_for=LONGEST_ANSWER, limit=10)
-    monkeypatch.setattr(deliveries, "abandoned", lambda *_, **__: lost)
+        lost = handovers.abandoned(connection, dead={LOST}, silent_for=LONGEST_ANSWER, limit=10)
+    monkeypatch.setattr(handovers, "abandoned", lambda *_, **__: lost)
     assert [rescuing.rescue(name, now=house.now) for name in (HELPER, "helper-2")] == [1, 0]
     assert maria.delivery().doubts == 1
 

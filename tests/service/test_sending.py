@@ -650,7 +650,7 @@ def test_a_handover_that_took_too_long_is_renewed_with_the_same_checks(
 ):
     """Where the commit took more than two seconds everything is asked again; who has left gets nothing."""
     house.plan()
-    usual = sending.deliveries.hand_over
+    usual = sending.handovers.hand_over
     renewals = []
 
     def slow(*arguments: Any, **named: Any) -> bool:
@@ -661,11 +661,11 @@ def test_a_handover_that_took_too_long_is_renewed_with_the_same_checks(
         return usual(*arguments, **named)
 
     ticks = iter([0.0, 3.0, 10.0, 10.1])
-    monkeypatch.setattr(sending.deliveries, "hand_over", slow)
+    monkeypatch.setattr(sending.handovers, "hand_over", slow)
     monkeypatch.setattr(sending.time, "monotonic", lambda: next(ticks, 20.0))
     composed_lane = house.lanes[1]
     with house.app.database.write() as connection:
-        (item,) = sending.deliveries.claim_due(connection, owner=house.worker, letters=True, now=house.now, limit=1)
+        (item,) = sending.handovers.claim_due(connection, owner=house.worker, letters=True, now=house.now, limit=1)
     ready = composed_lane._make_ready(item, now=house.now)
     assert ready is not None
     assert renewals == [False, True]

@@ -16,7 +16,7 @@ from newsletter.domain.delivery import State as DeliveryState
 from newsletter.domain.subscription import State
 from newsletter.errors import AddressError, InvalidChoice, NotAllowed, NotFound, TokenExpired, TokenForged
 from newsletter.service.subscribing import SignUp
-from newsletter.store import deliveries, subscriptions, tables
+from newsletter.store import handovers, subscriptions, tables
 from newsletter.tokens import Purpose
 from tests.support.building import House, Reader, local
 from tests.support.smtp_server import Reply
@@ -113,12 +113,12 @@ class TestAsking:
 
     def test_the_form_offers_the_default_first(self, house: House):
         """The form offers every published sequence, the default first, with its letters counted where they end."""
-        offers = house.app.subscribing.offers()
+        offers = house.app.choices.offers()
         assert [(offer.key, offer.count, offer.selected) for offer in offers] == [
             ("trust", 3, True),
             ("note", None, False),
         ]
-        assert house.app.subscribing.countries() == ("AT", "DE")
+        assert house.app.choices.countries() == ("AT", "DE")
 
     def test_the_same_address_written_otherwise_is_the_same_reader(self, house: House):
         """Capital letters in the domain make no second reader."""
@@ -144,8 +144,8 @@ class TestAsking:
 def test_nothing_is_offered_before_the_first_publication(open_house):
     """While nothing is published the form offers nothing, and a request is refused."""
     house = open_house()
-    assert house.app.subscribing.offers() == ()
-    assert house.app.subscribing.help_lines() == {}
+    assert house.app.choices.offers() == ()
+    assert house.app.choices.help_lines() == {}
     with pytest.raises(NotFound):
         house.ask()
     assert house.rows("subscriber") == []
@@ -178,7 +178,7 @@ class TestKnownReaders:
         assert (maria.record, maria.subscription()) == before
         assert maria.deliveries(kind=Kind.CONFIRMATION) == []
         token = maria.mails()[-1].token("preferences")
-        assert house.app.subscribing.preferences(token, now=house.now).subscriptions[0].state is State.ACTIVE
+        assert house.app.staying.view(token, now=house.now).subscriptions[0].state is State.ACTIVE
 
     @pytest.mark.parametrize("how", ["pending", "left"])
     def test_nothing_about_a_known_reader_changes_before_they_confirm(self, house: House, how: str):
@@ -388,7 +388,7 @@ class TestTokens:
 
     def test_forged_and_foreign_links_open_nothing(self, house: House, maria: Reader):
         """A link that we did not make, or made for another page, is forged, and nothing is written."""
-        app, now = house.app.subscribing, house.now
+        app, now = house.app, house.now
         tokens = {
             Purpose.CONFIRM: confirm_token(maria),
             Purpose.PREFERENCES: maria.preferences_token(),
@@ -396,20 +396,20 @@ class TestTokens:
         }
         pages = {
             Purpose.CONFIRM: [
-                lambda token: app.confirmation(token, now=now),
-                lambda token: app.confirm(token, start_now=True, now=now),
+                lambda token: app.subscribing.confirmation(token, now=now),
+                lambda token: app.subscribing.confirm(token, start_now=True, now=now),
             ],
             Purpose.PREFERENCES: [
-                lambda token: app.preferences(token, now=now),
-                lambda token: app.pause(token, weeks=1, now=now),
-                lambda token: app.resume(token, now=now),
-                lambda token: app.change(
+                lambda token: app.staying.view(token, now=now),
+                lambda token: app.staying.pause(token, weeks=1, now=now),
+                lambda token: app.staying.resume(token, now=now),
+                lambda token: app.staying.change(
                     token, weekday="fri", time="09:00", timezone="UTC", country=None, discreet=False, now=now
                 ),
             ],
             Purpose.UNSUBSCRIBE: [
-                lambda token: app.leaving(token, now=now),
-                lambda token: app.leave(token, only_this=False, now=now),
+                lambda token: app.leaving.view(token, now=now),
+                lambda token: app.leaving.leave(token, only_this=False, now=now),
             ],
         }
         before = house.everything()
@@ -450,9 +450,9 @@ class TestTokens:
         with pytest.raises(TokenExpired):
             look(house, confirm)
         with pytest.raises(TokenExpired):
-            house.app.subscribing.preferences(own, now=house.now)
-        assert house.app.subscribing.leaving(leave, now=house.now).gone
-        house.app.subscribing.leave(leave, only_this=False, now=house.now)
+            house.app.staying.view(own, now=house.now)
+        assert house.app.leaving.view(leave, now=house.now).gone
+        house.app.leaving.leave(leave, only_this=False, now=house.now)
         assert house.rows("subscriber") == []
 
     def test_links_that_the_reader_called_off(self, house: House, maria: Reader):
@@ -462,11 +462,11 @@ class TestTokens:
         with house.app.database.write() as connection:
             connection.execute(update(tables.subscriber).values(link_generation=2))
         with pytest.raises(TokenExpired):
-            house.app.subscribing.preferences(old, now=house.now)
+            house.app.staying.view(old, now=house.now)
         with pytest.raises(TokenExpired):
-            house.app.subscribing.pause(old, weeks=1, now=house.now)
-        assert house.app.subscribing.preferences(maria.preferences_token(), now=house.now)
-        house.app.subscribing.leave(leave, only_this=False, now=house.now)
+            house.app.staying.pause(old, weeks=1, now=house.now)
+        assert house.app.staying.view(maria.preferences_token(), now=house.now)
+        house.app.leaving.leave(leave, only_this=False, now=house.now)
         assert maria.state() is State.LEFT
 
     def test_a_confirmation_of_something_else_is_expired(self, house: House, maria: Reader):
@@ -539,7 +539,7 @@ class TestPreferences:
         house.ask(sequence="note")
         house.live("2026-11-24 12:00")
         before = house.everything()
-        view = house.app.subscribing.preferences(maria.preferences_token(), now=house.now)
+        view = house.app.staying.view(maria.preferences_token(), now=house.now)
         assert house.everything() == before
         assert "maria" not in view.masked_address
         assert (str(view.slot), view.country, view.discreet) == ("tue 09:00 Europe/Berlin", "DE", True)
@@ -548,14 +548,14 @@ class TestPreferences:
         assert (only.key, only.title, only.state) == ("trust", "About trust", State.ACTIVE)
         assert (only.received, only.total, only.open_ended) == (1, 3, False)
         assert only.next_due_at == local("2026-12-01 09:00")
-        house.app.subscribing.leave(view.leave_token, only_this=False, now=house.now)
+        house.app.leaving.leave(view.leave_token, only_this=False, now=house.now)
         assert maria.state() is State.LEFT
 
     def test_a_sequence_without_an_end_counts_all_its_rounds(self, house: House):
         """Where letters come round again, those of every round are counted and there is no total."""
         ben = house.reader("ben@example.org", "note")
         house.live(weeks=3, days=2)
-        view = house.app.subscribing.preferences(ben.preferences_token(), now=house.now)
+        view = house.app.staying.view(ben.preferences_token(), now=house.now)
         (only,) = view.subscriptions
         assert (only.received, only.total, only.open_ended) == (4, None, True)
 
@@ -674,7 +674,7 @@ class TestPausing:
         maria.pause(weeks=1)
         maria.pause(weeks=4)
         assert maria.due() == local("2026-12-22 09:00")
-        view = house.app.subscribing.preferences(maria.preferences_token(), now=house.now)
+        view = house.app.staying.view(maria.preferences_token(), now=house.now)
         assert (view.paused, view.paused_until) == (True, date(2026, 12, 21))
 
     def test_resuming_goes_on_at_the_next_slot(self, house: House):
@@ -704,14 +704,14 @@ class TestLeaving:
         maria = house.reader("maria@example.org", "trust", "note")
         house.live("2026-11-25 12:00")
         arrived = len(maria.mails())
-        view = house.app.subscribing.leaving(maria.leave_token(), now=house.now)
+        view = house.app.leaving.view(maria.leave_token(), now=house.now)
         assert (view.title, view.several, view.gone) == ("About trust", True, False)
         maria.leave()
         assert {item.state for item in maria.subscriptions()} == {State.LEFT}
         assert len(maria.story("left")) == 2
         house.live(weeks=4)
         assert len(maria.mails()) == arrived
-        assert house.app.subscribing.leaving(maria.leave_token(), now=house.now).gone
+        assert house.app.leaving.view(maria.leave_token(), now=house.now).gone
 
     def test_leaving_one_keeps_the_others(self, house: House):
         """The second button ends the one sequence and starts no successor."""
@@ -747,7 +747,7 @@ class TestLeaving:
         if stage == "claimed":
             assert house.lanes
             with house.app.database.write() as connection:
-                assert deliveries.claim_due(connection, owner=house.worker, letters=True, now=house.now, limit=9)
+                assert handovers.claim_due(connection, owner=house.worker, letters=True, now=house.now, limit=9)
         assert maria.delivery().state.value == stage
         maria.leave()
         assert (maria.delivery().state, maria.delivery().reason) == (DeliveryState.WITHDRAWN, "left")
@@ -766,9 +766,9 @@ class TestLeaving:
     def test_who_has_nothing_yet_can_leave_by_their_own_page(self, house: House):
         """The own page's leave button works for somebody whose only request is pending."""
         maria = house.ask()
-        view = house.app.subscribing.preferences(maria.preferences_token(), now=house.now)
+        view = house.app.staying.view(maria.preferences_token(), now=house.now)
         assert view.subscriptions == ()
-        assert not house.app.subscribing.leaving(view.leave_token, now=house.now).several
-        house.app.subscribing.leave(view.leave_token, only_this=False, now=house.now)
+        assert not house.app.leaving.view(view.leave_token, now=house.now).several
+        house.app.leaving.leave(view.leave_token, only_this=False, now=house.now)
         assert maria.state() is State.LEFT
         assert house.work() == 0

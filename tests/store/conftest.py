@@ -13,9 +13,10 @@ from sqlalchemy import select, update
 from newsletter.domain.cadence import Slot
 from newsletter.domain.delivery import Kind
 from newsletter.domain.subscription import State
-from newsletter.store import deliveries, subscriptions, tables
+from newsletter.store import deliveries, handovers, subscriptions, tables, workers
 from newsletter.store.database import Database
-from newsletter.store.deliveries import Answer, Delivery, Handover
+from newsletter.store.deliveries import Delivery
+from newsletter.store.handovers import Answer, Handover
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,19 +102,19 @@ class Store:
     def worker(self, name: str = "worker-1", *, lease: timedelta = LEASE) -> str:
         """A worker with a lease."""
         with self.database.write() as connection:
-            deliveries.enrol_worker(connection, name, host="here", lease=lease)
+            workers.enrol_worker(connection, name, host="here", lease=lease)
         return name
 
     def claim(self, worker: str = "worker-1", *, letters: bool = True, limit: int = 100) -> list[Delivery]:
         """What a worker can claim."""
         with self.database.write() as connection:
-            return deliveries.claim_due(connection, owner=worker, letters=letters, now=NOW, limit=limit)
+            return handovers.claim_due(connection, owner=worker, letters=letters, now=NOW, limit=limit)
 
     def hand_over(self, item: Delivery, *, now: datetime = NOW, renew: bool = False) -> bool:
         """Whether a claimed letter may leave; it is handed over then."""
         handover = Handover(revision=1, message_id=f"<{item.id}@example.org>", message_date=now)
         with self.database.write() as connection:
-            return deliveries.hand_over(connection, item, handover, now=now, min_gap=GAP, renew=renew)
+            return handovers.hand_over(connection, item, handover, now=now, min_gap=GAP, renew=renew)
 
     def handed_over(self, record: Subscription | None = None) -> Delivery:
         """A letter that worker-1 is handing over."""

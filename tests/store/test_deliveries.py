@@ -11,8 +11,9 @@ import pytest
 
 from newsletter.domain.delivery import TRANSITIONS, Kind, State
 from newsletter.domain.subscription import State as SubscriptionState
-from newsletter.store import deliveries
-from newsletter.store.deliveries import SENDING, Answer
+from newsletter.store import deliveries, handovers, switches, workers
+from newsletter.store.handovers import Answer
+from newsletter.store.switches import SENDING
 from tests.store.conftest import GAP, LEASE, NOW, YES, Store
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class TestClaiming:
         store.notice()
         store.worker()
         for is_on, claimed in ((False, 0), (False, 0), (True, 2)):
-            do(store, deliveries.set_switch, SENDING, is_on=is_on, now=NOW)
+            do(store, switches.set_switch, SENDING, is_on=is_on, now=NOW)
             assert len(store.claim() + store.claim(letters=False)) == claimed
 
     @pytest.mark.parametrize("lease", [None, timedelta(seconds=-1)])
@@ -210,7 +211,7 @@ class TestClaiming:
 
         def due() -> int:
             with store.read() as connection:
-                return deliveries.count_due(connection, now=NOW)
+                return handovers.count_due(connection, now=NOW)
 
         assert due() == 0
         first = store.letter()
@@ -218,10 +219,10 @@ class TestClaiming:
         assert due() == 1
         store.claim()
         assert due() == 1
-        do(store, deliveries.withdraw_claimed, replace(first, owner="worker-1", epoch=1), reason="x", now=NOW)
+        do(store, handovers.withdraw_claimed, replace(first, owner="worker-1", epoch=1), reason="x", now=NOW)
         assert due() == 0
         with store.read() as connection:
-            assert deliveries.earliest_try(connection) == NOW + SECOND
+            assert handovers.earliest_try(connection) == NOW + SECOND
 
 
 class TestHandover:
@@ -283,9 +284,9 @@ class TestHandover:
             case "epoch" | "owner":
                 pass
             case "stopped":
-                do(store, deliveries.set_switch, SENDING, is_on=False, now=NOW)
+                do(store, switches.set_switch, SENDING, is_on=False, now=NOW)
             case "lease":
-                do(store, deliveries.renew_lease, "worker-1", lease=-SECOND)
+                do(store, workers.renew_lease, "worker-1", lease=-SECOND)
             case "gap":
                 store.set("subscription", item.subscription_id, last_letter_at=NOW - GAP + SECOND)
             case "withdrawn":
@@ -321,7 +322,7 @@ class TestHandover:
         store.set("subscription", record.id, state=state, confirmed_at=NOW)
         assert store.hand_over(item) is leaves
         with store.read() as connection:
-            assert deliveries.still_wanted(connection, item, now=NOW) is leaves
+            assert handovers.still_wanted(connection, item, now=NOW) is leaves
 
     def test_other_kinds_ask_for_no_state(self, store: Store):
         """A mail that says that somebody is on the list already leaves whatever became of the subscription."""
@@ -344,7 +345,7 @@ class TestRecording:
 
     def test_accepted_is_sent_and_received(self, store: Store, item: Delivery):
         """An accepted letter is closed, received, owned by nobody, and keeps the server's words."""
-        assert do(store, deliveries.record_accepted, item, YES, now=NOW)
+        assert do(store, handovers.record_accepted, item, YES, now=NOW)
         found = store.delivery(item.id)
         assert (found.state, found.received, found.sent_at, found.closed_at) == (State.SENT, True, NOW, NOW)
         assert (found.owner, found.handing_over_at, found.attempt, found.epoch) == (None, None, 1, item.epoch + 1)
@@ -352,7 +353,7 @@ class TestRecording:
 
     def test_failed_is_closed_and_not_received(self, store: Store, item: Delivery):
         """A letter refused for good is closed, and was not received."""
-        assert do(store, deliveries.record_failed, item, NOT_NOW, reason="dead", now=NOW)
+        assert do(store, handovers.record_failed, item, NOT_NOW, reason="dead", now=NOW)
         found = store.delivery(item.id)
         assert (found.state, found.received, found.reason, found.closed_at) == (State.FAILED, False, "dead", NOW)
 
@@ -360,41 +361,41 @@ class TestRecording:
     def test_deferred_waits_for_its_next_try(self, store: Store, item: Delivery, counts: bool, attempt: int):
         """A letter refused for now waits; a mail server that was away is no attempt."""
         later = NOW + timedelta(minutes=5)
-        assert do(store, deliveries.record_deferred, item, NOT_NOW, next_try_at=later, counts=counts)
+        assert do(store, handovers.record_deferred, item, NOT_NOW, next_try_at=later, counts=counts)
         found = store.delivery(item.id)
         assert (found.state, found.next_try_at, found.attempt) == (State.PLANNED, later, attempt)
         assert (found.due_at, found.owner, found.closed_at) == (item.due_at, None, None)
 
     def test_held_waits_for_the_operator(self, store: Store, item: Delivery):
         """A letter that is held is open, not received, and says why."""
-        assert do(store, deliveries.hold, item, believed=State.HANDING_OVER, reason="refused", answer=NOT_NOW)
+        assert do(store, handovers.hold, item, believed=State.HANDING_OVER, reason="refused", answer=NOT_NOW)
         found = store.delivery(item.id)
         assert (found.state, found.received, found.reason, found.reply_code) == (State.HELD, False, "refused", 451)
 
     def test_the_first_doubt_is_repeated_and_the_second_is_held(self, store: Store, item: Delivery):
         """Without an answer a letter is uncertain once; after its repeat it is held, and counts as received."""
         doubt = {"reason": "no answer", "repeat": True, "now": NOW}
-        assert do(store, deliveries.record_doubt, item, **doubt) is State.UNCERTAIN
+        assert do(store, handovers.record_doubt, item, **doubt) is State.UNCERTAIN
         found = store.delivery(item.id)
         assert (found.doubts, found.received, found.closed_at, found.next_try_at) == (1, False, None, NOW)
         (again,) = store.claim()
         assert store.hand_over(again)
-        assert do(store, deliveries.record_doubt, again, **doubt, answer=NOT_NOW) is State.HELD
+        assert do(store, handovers.record_doubt, again, **doubt, answer=NOT_NOW) is State.HELD
         found = store.delivery(item.id)
         assert (found.doubts, found.received, found.closed_at, found.reply_code) == (2, True, NOW, 451)
 
     def test_whoever_wants_no_repeat_has_the_first_doubt_held(self, store: Store, item: Delivery):
         """Where a gap is preferred to a double, the first doubt is held and counts as received."""
         doubt = {"reason": "no answer", "repeat": False, "now": NOW}
-        assert do(store, deliveries.record_doubt, item, **doubt) is State.HELD
+        assert do(store, handovers.record_doubt, item, **doubt) is State.HELD
         assert (store.delivery(item.id).doubts, store.delivery(item.id).received) == (1, True)
 
     def test_a_repeat_that_is_deferred_stays_uncertain(self, store: Store, item: Delivery):
         """A repeat refused for now waits as uncertain, so that its doubt is not forgotten."""
-        do(store, deliveries.record_doubt, item, reason="no answer", repeat=True, now=NOW)
+        do(store, handovers.record_doubt, item, reason="no answer", repeat=True, now=NOW)
         (again,) = store.claim()
         assert store.hand_over(again)
-        assert do(store, deliveries.record_deferred, again, NOT_NOW, next_try_at=NOW, counts=True)
+        assert do(store, handovers.record_deferred, again, NOT_NOW, next_try_at=NOW, counts=True)
         assert (store.delivery(item.id).state, store.delivery(item.id).doubts) == (State.UNCERTAIN, 1)
 
     @pytest.mark.parametrize("stale", ["epoch", "owner", "state"])
@@ -410,13 +411,13 @@ class TestRecording:
                 store.set("delivery", item.id, state="withdrawn", owner=None, handing_over_at=None)
         before = store.delivery(item.id)
         writes: list[Callable[..., Any]] = [
-            lambda c: deliveries.record_accepted(c, believed, YES, now=NOW),
-            lambda c: deliveries.record_failed(c, believed, NOT_NOW, reason="x", now=NOW),
-            lambda c: deliveries.record_deferred(c, believed, NOT_NOW, next_try_at=NOW, counts=True),
-            lambda c: deliveries.hold(c, believed, believed=State.HANDING_OVER, reason="x"),
-            lambda c: deliveries.record_doubt(c, believed, reason="x", repeat=True, now=NOW),
-            lambda c: deliveries.release_claimed(c, [believed]),
-            lambda c: deliveries.withdraw_claimed(c, believed, reason="x", now=NOW),
+            lambda c: handovers.record_accepted(c, believed, YES, now=NOW),
+            lambda c: handovers.record_failed(c, believed, NOT_NOW, reason="x", now=NOW),
+            lambda c: handovers.record_deferred(c, believed, NOT_NOW, next_try_at=NOW, counts=True),
+            lambda c: handovers.hold(c, believed, believed=State.HANDING_OVER, reason="x"),
+            lambda c: handovers.record_doubt(c, believed, reason="x", repeat=True, now=NOW),
+            lambda c: handovers.release_claimed(c, [believed]),
+            lambda c: handovers.withdraw_claimed(c, believed, reason="x", now=NOW),
         ]
         for write in writes:
             with store.write() as connection:
@@ -425,12 +426,12 @@ class TestRecording:
 
     def test_a_worker_thought_dead_that_comes_back_changes_nothing(self, store: Store, item: Delivery):
         """After its row was judged and claimed by another, the first worker's late verdict is not written."""
-        do(store, deliveries.record_doubt, item, reason="lost", repeat=True, now=NOW)
+        do(store, handovers.record_doubt, item, reason="lost", repeat=True, now=NOW)
         store.worker("worker-2")
         (again,) = store.claim("worker-2")
         assert store.hand_over(again)
-        assert not do(store, deliveries.record_accepted, item, YES, now=NOW)
-        assert do(store, deliveries.record_accepted, again, YES, now=NOW)
+        assert not do(store, handovers.record_accepted, item, YES, now=NOW)
+        assert do(store, handovers.record_accepted, again, YES, now=NOW)
 
 
 class TestReleasing:
@@ -442,7 +443,7 @@ class TestReleasing:
         first, second = store.letter(), store.letter()
         store.set("delivery", second.id, state="uncertain", doubts=1)
         claimed = store.claim()
-        assert do(store, deliveries.release_claimed, claimed) == 2
+        assert do(store, handovers.release_claimed, claimed) == 2
         assert [store.delivery(item.id).state for item in (first, second)] == [State.PLANNED, State.UNCERTAIN]
         assert store.delivery(first.id).epoch == 2
         assert not store.hand_over(claimed[0])
@@ -453,10 +454,10 @@ class TestReleasing:
         store.worker()
         store.letter()
         later = NOW + timedelta(hours=9)
-        do(store, deliveries.release_claimed, store.claim(), next_try_at=later)
+        do(store, handovers.release_claimed, store.claim(), next_try_at=later)
         assert store.claim() == []
         with store.read() as connection:
-            assert deliveries.earliest_try(connection) == later
+            assert handovers.earliest_try(connection) == later
 
 
 class TestWithdrawing:
@@ -525,7 +526,7 @@ class TestRescue:
 
     def lost(self, store: Store, *, dead: tuple[str, ...] = (), silent_for: timedelta = timedelta(minutes=11)) -> set:
         with store.read() as connection:
-            found = deliveries.abandoned(connection, dead=set(dead), silent_for=silent_for, limit=10)
+            found = handovers.abandoned(connection, dead=set(dead), silent_for=silent_for, limit=10)
         return {item.id for item in found}
 
     def test_what_a_living_worker_has_is_not_lost(self, store: Store):
@@ -543,7 +544,7 @@ class TestRescue:
         store.letter()
         (item,) = store.claim()
         if how == "lease over":
-            do(store, deliveries.renew_lease, "worker-1", lease=-SECOND)
+            do(store, workers.renew_lease, "worker-1", lease=-SECOND)
         if how == "struck off":
             store.set("delivery", item.id, owner="gone")
         assert self.lost(store, dead=("worker-1",) if how == "known dead" else ()) == {item.id}
@@ -552,7 +553,7 @@ class TestRescue:
         """A row in handover is lost when its owner is known dead, or after the longest answer; a lease is no proof."""
         store.worker()
         item = store.handed_over()
-        do(store, deliveries.renew_lease, "worker-1", lease=-SECOND)
+        do(store, workers.renew_lease, "worker-1", lease=-SECOND)
         assert self.lost(store) == set()
         assert self.lost(store, dead=("worker-1",)) == {item.id}
         assert self.lost(store, silent_for=timedelta(seconds=-1)) == {item.id}
@@ -571,22 +572,22 @@ class TestRescue:
         store.worker("worker-1")
         store.worker("worker-2", lease=-SECOND)
         with store.read() as connection:
-            assert deliveries.other_workers(connection, "nobody") == [("worker-1", False), ("worker-2", True)]
-            assert deliveries.other_workers(connection, "worker-1") == [("worker-2", True)]
-        assert do(store, deliveries.renew_lease, "worker-2", lease=LEASE)
+            assert workers.other_workers(connection, "nobody") == [("worker-1", False), ("worker-2", True)]
+            assert workers.other_workers(connection, "worker-1") == [("worker-2", True)]
+        assert do(store, workers.renew_lease, "worker-2", lease=LEASE)
         with store.read() as connection:
-            assert deliveries.other_workers(connection, "worker-1") == [("worker-2", False)]
-        assert do(store, deliveries.strike_off_worker, "worker-2")
-        assert not do(store, deliveries.renew_lease, "worker-2", lease=LEASE)
+            assert workers.other_workers(connection, "worker-1") == [("worker-2", False)]
+        assert do(store, workers.strike_off_worker, "worker-2")
+        assert not do(store, workers.renew_lease, "worker-2", lease=LEASE)
 
     def test_whoever_owns_something_is_not_struck_off(self, store: Store):
         """A worker stays entered while it owns a row, so that its lease can still be judged."""
         store.worker()
         store.letter()
         (item,) = store.claim()
-        assert not do(store, deliveries.strike_off_worker, "worker-1")
-        do(store, deliveries.release_claimed, [item])
-        assert do(store, deliveries.strike_off_worker, "worker-1")
+        assert not do(store, workers.strike_off_worker, "worker-1")
+        do(store, handovers.release_claimed, [item])
+        assert do(store, workers.strike_off_worker, "worker-1")
 
 
 class TestTheOperator:
@@ -670,10 +671,10 @@ class TestTheOperator:
         """Replies and hosts of what was closed long ago go; step, outcome, affirmation and posts stay."""
         store.worker()
         item, young = store.handed_over(), None
-        do(store, deliveries.record_accepted, item, YES, now=NOW)
+        do(store, handovers.record_accepted, item, YES, now=NOW)
         store.set("delivery", item.id, affirmation="go-slowly", posts=["a", "b"], payload={"x": 1})
         young = store.handed_over()
-        do(store, deliveries.record_accepted, young, YES, now=NOW + SECOND)
+        do(store, handovers.record_accepted, young, YES, now=NOW + SECOND)
         assert do(store, deliveries.empty_old_details, before=NOW + SECOND, limit=10) == 1
         assert do(store, deliveries.empty_old_details, before=NOW + SECOND, limit=10) == 0
         found = store.delivery(item.id)
@@ -685,9 +686,9 @@ class TestTheOperator:
         """A switch nobody turned is on; it can be turned again and again."""
         for is_on in (None, False, False, True, False):
             if is_on is not None:
-                do(store, deliveries.set_switch, SENDING, is_on=is_on, now=NOW)
+                do(store, switches.set_switch, SENDING, is_on=is_on, now=NOW)
             with store.read() as connection:
-                assert deliveries.switch_is_on(connection, SENDING) is (is_on is not False)
+                assert switches.switch_is_on(connection, SENDING) is (is_on is not False)
 
 
 class TestLooking:
@@ -722,7 +723,7 @@ class TestLooking:
         store.worker()
         record = store.subscription()
         item = store.handed_over(record)
-        do(store, deliveries.record_accepted, item, YES, now=NOW)
+        do(store, handovers.record_accepted, item, YES, now=NOW)
         store.set("delivery", item.id, round=7)
         store.letter(record, step="two")
         with store.read() as connection:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from newsletter.domain.delivery import State
 from newsletter.domain.subscription import State as Standing
 from newsletter.errors import DatabaseUnavailable
-from newsletter.store import deliveries, subscriptions
+from newsletter.store import deliveries, handovers, subscriptions, switches
 from newsletter.store.database import Conflict
 from tests.store.conftest import NOW, SLOT, YES, Store
 
@@ -153,7 +153,7 @@ def test_a_verdict_and_a_withdrawal_at_once_lose_no_verdict(store: Store):
         for item in items:
             with store.write() as connection:
                 subscriptions.get_subscriber(connection, item.subscriber_id, lock=True)
-                assert deliveries.record_accepted(connection, item, YES, now=NOW)
+                assert handovers.record_accepted(connection, item, YES, now=NOW)
 
     def leave_all() -> None:
         for record in reversed(records):
@@ -180,11 +180,11 @@ def test_a_rescue_and_a_late_verdict_agree_on_one_of_them(store: Store):
                     told.add(item.id)
 
     at_once(
-        lambda: judge(sent, items, lambda c, item: deliveries.record_accepted(c, item, YES, now=NOW)),
+        lambda: judge(sent, items, lambda c, item: handovers.record_accepted(c, item, YES, now=NOW)),
         lambda: judge(
             doubted,
             items[::-1],
-            lambda c, item: deliveries.record_doubt(c, item, reason="lost", repeat=True, now=NOW),
+            lambda c, item: handovers.record_doubt(c, item, reason="lost", repeat=True, now=NOW),
         ),
     )
     assert sent & doubted == set()
@@ -208,7 +208,7 @@ def test_stopping_and_handing_over_at_once(store: Store):
 
     def stop() -> None:
         with store.write() as connection:
-            deliveries.set_switch(connection, deliveries.SENDING, is_on=False, now=NOW)
+            switches.set_switch(connection, switches.SENDING, is_on=False, now=NOW)
         stopped.append(True)
 
     at_once(send, stop)

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from newsletter.domain.subscription import State
-from newsletter.store import deliveries, reports, subscriptions
+from newsletter.store import handovers, reports, subscriptions, switches
 from tests.store.conftest import NOW, YES, Store
 
 
@@ -36,7 +36,7 @@ def test_the_status_counts_what_there_is(store: Store):
     store.subscription(due=NOW + timedelta(days=3))
     store.subscription(state=State.PAUSED, due=NOW + timedelta(days=2))
     with store.write() as connection:
-        deliveries.set_switch(connection, deliveries.SENDING, is_on=False, now=NOW)
+        switches.set_switch(connection, switches.SENDING, is_on=False, now=NOW)
     status = look(store, reports.status, now=NOW)
     assert (status.deliveries["planned"], status.deliveries["uncertain"], status.deliveries["sent"]) == (2, 1, 0)
     assert (status.subscriptions["active"], status.subscriptions["paused"]) == (4, 1)
@@ -64,7 +64,7 @@ def test_a_dossier_holds_everything_about_one_reader(store: Store):
     record = store.subscription(reader)
     item = store.handed_over(record)
     with store.write() as connection:
-        deliveries.record_accepted(connection, item, YES, now=NOW)
+        handovers.record_accepted(connection, item, YES, now=NOW)
         subscriptions.tell(connection, "paused", subscriber_id=reader.id, now=NOW)
     store.letter()
     found = look(store, reports.dossier, address_key="maria@example.org")

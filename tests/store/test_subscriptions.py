@@ -12,7 +12,7 @@ import pytest
 from newsletter.domain.cadence import Slot
 from newsletter.domain.progress import Place
 from newsletter.domain.subscription import TRANSITIONS, Action, State, after
-from newsletter.store import deliveries, subscriptions
+from newsletter.store import handovers, subscriptions
 from newsletter.store.subscriptions import Subscription
 from tests.store.conftest import NOW, YES, Store
 
@@ -290,7 +290,7 @@ class TestShown:
             item = store.letter(record, step=f"step-{number}")
             (item,) = store.claim()
             assert store.hand_over(item)
-            do(store, deliveries.record_accepted, item, YES, now=NOW + number * DAY)
+            do(store, handovers.record_accepted, item, YES, now=NOW + number * DAY)
             store.set("delivery", item.id, affirmation=affirmation, posts=posts)
         held = store.letter(record, step="held")
         store.set("delivery", held.id, state="held", affirmation="never", posts=["never"])

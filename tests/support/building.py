@@ -37,7 +37,7 @@ from newsletter.service.publishing import Orders, Publication
 from newsletter.service.sending import Lane
 from newsletter.service.subscribing import SignUp
 from newsletter.settings import Settings
-from newsletter.store import deliveries, subscriptions, tables
+from newsletter.store import deliveries, handovers, subscriptions, tables
 from newsletter.tokens import Purpose
 
 if TYPE_CHECKING:
@@ -256,19 +256,19 @@ class Reader:
         slot = choices.pop("slot", None)
         if slot is not None:
             values["weekday"], values["time"] = slot.split(" ")
-        self._house.app.subscribing.change(self.preferences_token(), **{**values, **choices}, now=self._house.now)
+        self._house.app.staying.change(self.preferences_token(), **{**values, **choices}, now=self._house.now)
 
     def pause(self, *, weeks: int | None = None, until: date | None = None) -> None:
         """Pause on their own page."""
-        self._house.app.subscribing.pause(self.preferences_token(), weeks=weeks, until=until, now=self._house.now)
+        self._house.app.staying.pause(self.preferences_token(), weeks=weeks, until=until, now=self._house.now)
 
     def resume(self) -> None:
         """End the pause on their own page."""
-        self._house.app.subscribing.resume(self.preferences_token(), now=self._house.now)
+        self._house.app.staying.resume(self.preferences_token(), now=self._house.now)
 
     def leave(self, sequence: str = "trust", *, only_this: bool = False) -> None:
         """Press the button behind the unsubscribe link of a letter."""
-        self._house.app.subscribing.leave(self.leave_token(sequence), only_this=only_this, now=self._house.now)
+        self._house.app.leaving.leave(self.leave_token(sequence), only_this=only_this, now=self._house.now)
 
 
 class House:
@@ -351,7 +351,7 @@ class House:
     def next_instant(self) -> datetime | None:
         """The next instant at which anything is due."""
         with self.app.database.read() as connection:
-            instants = (subscriptions.earliest_due(connection), deliveries.earliest_try(connection))
+            instants = (subscriptions.earliest_due(connection), handovers.earliest_try(connection))
         return min((instant for instant in instants if instant is not None), default=None)
 
     # What an operator does

@@ -1,0 +1,295 @@
+"""The way of an email from the moment a worker claims it: every conditional write that keeps the promise.
+
+Each of them names the state, owner and epoch that the worker believes in, and says whether the row was so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, and_, exists, func, literal_column, not_, or_, select, true, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from newsletter.domain.delivery import Kind, State
+from newsletter.domain.subscription import State as SubscriptionState
+from newsletter.store.deliveries import COLUMNS, LEAVING, OWNED, Delivery, to_delivery, waiting_state
+from newsletter.store.switches import sending_is_stopped
+from newsletter.store.tables import delivery, subscription, worker
+from newsletter.store.types import DatabaseNow
+
+_LETTERS: ColumnElement[bool] = literal_column("delivery.kind = 'letter'")
+_FOR_PEOPLE: ColumnElement[bool] = literal_column("delivery.kind <> 'letter'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handover:
+    """What is written down before the first byte leaves. The repeat of an uncertain letter keeps it all."""
+
+    revision: int
+    message_id: str
+    message_date: datetime
+    affirmation: str | None = None
+    posts: tuple[str, ...] = ()
+    number: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the mail server said, kept with the row."""
+
+    code: int | None
+    text: str
+    host: str
+
+
+def claim_due(connection: Connection, *, owner: str, letters: bool, now: datetime, limit: int) -> list[Delivery]:
+    """Take what is due, letters or what people wait for.
+
+    Nothing while sending is stopped, or while the claimer has no living lease: its rows could not leave.
+
+    The state is repeated in the outer condition: without it two workers were seen to claim the same row on
+    PostgreSQL.
+    """
+    waiting = delivery.c.state.in_([State.PLANNED, State.UNCERTAIN])
+    candidates = (
+        select(delivery.c.id)
+        .where(LEAVING, _LETTERS if letters else _FOR_PEOPLE, delivery.c.next_try_at <= now)
+        .order_by(delivery.c.next_try_at, delivery.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    lives = exists().where(worker.c.id == owner, worker.c.lease_until > DatabaseNow())
+    statement = (
+        update(delivery)
+        .where(delivery.c.id.in_(candidates.scalar_subquery()), waiting, lives, ~sending_is_stopped())
+        .values(state=State.CLAIMED, owner=owner, epoch=delivery.c.epoch + 1)
+        .returning(*COLUMNS)
+    )
+    claimed = [to_delivery(row) for row in connection.execute(statement)]
+    return sorted(claimed, key=lambda item: (item.next_try_at, item.id))
+
+
+def count_due(connection: Connection, *, now: datetime) -> int:
+    """How many emails are due and not closed: planned, or in the hands of some worker."""
+    waiting = and_(LEAVING, delivery.c.next_try_at <= now)
+    waits = connection.scalar(select(func.count()).select_from(delivery).where(waiting)) or 0
+    return waits + (connection.scalar(select(func.count()).select_from(delivery).where(OWNED)) or 0)
+
+
+def earliest_try(connection: Connection) -> datetime | None:
+    """When the next email that waits may leave; None where none waits."""
+    earliest: datetime | None = connection.scalar(select(func.min(delivery.c.next_try_at)).where(LEAVING))
+    return earliest
+
+
+def hand_over(
+    connection: Connection,
+    item: Delivery,
+    handover: Handover,
+    *,
+    now: datetime,
+    min_gap: timedelta,
+    renew: bool = False,
+) -> bool:
+    """Say that the bytes of a claimed email are about to leave; everything is checked once more.
+
+    `renew`: it was said already, and the bytes did not leave at once.
+
+    The row must still be ours under a living lease, sending must not be stopped, a letter's subscription must be
+    active and `min_gap` must have passed since its last letter, a confirmation's must still want confirming.
+
+    Returns:
+        Whether it may leave. Where not, nothing was changed.
+    """
+    lives = exists().where(worker.c.id == item.owner, worker.c.lease_until > DatabaseNow())
+    believed = State.HANDING_OVER if renew else State.CLAIMED
+    statement = (
+        update(delivery)
+        .where(
+            _is_ours(item, believed),
+            lives,
+            ~sending_is_stopped(),
+            _wanted(item, now=now, min_gap=min_gap),
+        )
+        .values(
+            state=State.HANDING_OVER,
+            handing_over_at=DatabaseNow(),
+            revision=handover.revision,
+            message_id=handover.message_id,
+            message_date=handover.message_date,
+            affirmation=handover.affirmation,
+            posts=list(handover.posts),
+            number=handover.number,
+        )
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def record_accepted(connection: Connection, item: Delivery, answer: Answer, *, now: datetime) -> bool:
+    """The mail server has it. False where the row is no longer ours."""
+    return _close(connection, item, State.SENT, now=now, answer=answer, received=True, sent_at=now)
+
+
+def record_failed(connection: Connection, item: Delivery, answer: Answer, *, reason: str, now: datetime) -> bool:
+    """Refused for good, or its retries are used up. False where the row is no longer ours."""
+    return _close(connection, item, State.FAILED, now=now, answer=answer, reason=reason)
+
+
+def record_deferred(
+    connection: Connection, item: Delivery, answer: Answer, *, next_try_at: datetime, counts: bool
+) -> bool:
+    """It goes back to wait; `counts` says whether the attempt does. False where the row is no longer ours."""
+    statement = (
+        update(delivery)
+        .where(_is_ours(item, State.HANDING_OVER))
+        .values(
+            state=waiting_state(), owner=None, handing_over_at=None, next_try_at=next_try_at,
+            attempt=delivery.c.attempt + (1 if counts else 0), epoch=delivery.c.epoch + 1, **_answered(answer),
+        )
+    )  # fmt: skip
+    return connection.execute(statement).rowcount == 1
+
+
+def hold(connection: Connection, item: Delivery, *, believed: State, reason: str, answer: Answer | None = None) -> bool:
+    """An operator has to look at it; the reader waits. False where the row is no longer ours in that state."""
+    statement = (
+        update(delivery)
+        .where(_is_ours(item, believed))
+        .values(
+            state=State.HELD, owner=None, handing_over_at=None, reason=reason, epoch=delivery.c.epoch + 1,
+            **({} if answer is None else _answered(answer)),
+        )
+    )  # fmt: skip
+    return connection.execute(statement).rowcount == 1
+
+
+def record_doubt(
+    connection: Connection,
+    item: Delivery,
+    *,
+    reason: str,
+    repeat: bool,
+    now: datetime,
+    answer: Answer | None = None,
+) -> State | None:
+    """It was handed over and no answer came.
+
+    Returns:
+        UNCERTAIN where it is repeated once more; HELD where it is not, and then it counts as received; None where
+        the row is no longer what `item` says.
+    """
+    repeats = repeat and item.doubts == 0
+    statement = (
+        update(delivery)
+        .where(_is_ours(item, State.HANDING_OVER))
+        .values(
+            state=State.UNCERTAIN if repeats else State.HELD,
+            received=not repeats,
+            doubts=item.doubts + 1,
+            owner=None,
+            handing_over_at=None,
+            next_try_at=now,
+            closed_at=None if repeats else now,
+            reason=reason,
+            epoch=delivery.c.epoch + 1,
+            **({} if answer is None else _answered(answer)),
+        )
+    )
+    if connection.execute(statement).rowcount != 1:
+        return None
+    return State.UNCERTAIN if repeats else State.HELD
+
+
+def release_claimed(connection: Connection, items: Sequence[Delivery], *, next_try_at: datetime | None = None) -> int:
+    """Give claimed rows back that were not handed over, to be tried again at once or at `next_try_at`."""
+    changes: dict[str, Any] = {"state": waiting_state(), "owner": None, "epoch": delivery.c.epoch + 1}
+    if next_try_at is not None:
+        changes["next_try_at"] = next_try_at
+    released = 0
+    for item in sorted(items, key=lambda each: each.id):
+        statement = update(delivery).where(_is_ours(item, State.CLAIMED)).values(changes)
+        released += connection.execute(statement).rowcount
+    return released
+
+
+def withdraw_claimed(connection: Connection, item: Delivery, *, reason: str, now: datetime) -> bool:
+    """Take back one claimed row. False where it is no longer ours."""
+    statement = (
+        update(delivery)
+        .where(_is_ours(item, State.CLAIMED))
+        .values(state=State.WITHDRAWN, owner=None, reason=reason, closed_at=now, epoch=delivery.c.epoch + 1)
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def abandoned(connection: Connection, *, dead: Collection[str], silent_for: timedelta, limit: int) -> list[Delivery]:
+    """What no living worker is at work on.
+
+    Claimed rows whose owner is dead, gone or without a lease; rows being handed over whose owner is known dead,
+    or that have been so for longer than a mail server may take to answer.
+    """
+    leased = exists().where(worker.c.id == delivery.c.owner, worker.c.lease_until >= DatabaseNow())
+    owner_dead = delivery.c.owner.in_(list(dead))
+    claimed = and_(delivery.c.state == State.CLAIMED, or_(owner_dead, not_(leased)))
+    handing = and_(
+        delivery.c.state == State.HANDING_OVER,
+        or_(owner_dead, delivery.c.handing_over_at < DatabaseNow(-silent_for)),
+    )
+    statement = select(*COLUMNS).where(OWNED, or_(claimed, handing)).order_by(delivery.c.id).limit(limit)
+    return [to_delivery(row) for row in connection.execute(statement)]
+
+
+def still_wanted(connection: Connection, item: Delivery, *, now: datetime) -> bool:
+    """Whether what an email is for still stands; for a letter see `hand_over`."""
+    return bool(connection.scalar(select(_wanted(item, now=now, min_gap=timedelta()))))
+
+
+def _is_ours(item: Delivery, state: State) -> ColumnElement[bool]:
+    return and_(
+        delivery.c.id == item.id,
+        delivery.c.state == state,
+        delivery.c.owner.is_not_distinct_from(item.owner),
+        delivery.c.epoch == item.epoch,
+    )
+
+
+def _wanted(item: Delivery, *, now: datetime, min_gap: timedelta) -> ColumnElement[bool]:
+    its_own = subscription.c.id == item.subscription_id
+    match item.kind:
+        case Kind.LETTER:
+            rested = or_(subscription.c.last_letter_at.is_(None), subscription.c.last_letter_at <= now - min_gap)
+            return exists().where(its_own, subscription.c.state == SubscriptionState.ACTIVE, rested)
+        case Kind.CONFIRMATION:
+            unconfirmed = [SubscriptionState.PENDING, SubscriptionState.LEFT, SubscriptionState.FINISHED]
+            return exists().where(its_own, subscription.c.state.in_(unconfirmed))
+        case _:
+            return true()
+
+
+def _answered(answer: Answer) -> dict[str, Any]:
+    return {"reply_code": answer.code, "reply_text": answer.text, "host": answer.host}
+
+
+def _close(
+    connection: Connection,
+    item: Delivery,
+    state: State,
+    *,
+    now: datetime,
+    answer: Answer,
+    received: bool = False,
+    sent_at: datetime | None = None,
+    reason: str | None = None,
+) -> bool:
+    statement = (
+        update(delivery)
+        .where(_is_ours(item, State.HANDING_OVER))
+        .values(
+            state=state, received=received, sent_at=sent_at, closed_at=now, owner=None, handing_over_at=None,
+            reason=reason, attempt=delivery.c.attempt + 1, epoch=delivery.c.epoch + 1, **_answered(answer),
+        )
+    )  # fmt: skip
+    return connection.execute(statement).rowcount == 1

@@ -1,0 +1,40 @@
+"""Workers and their leases, by the database's clock."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import Connection, delete, exists, insert, select, update
+
+from newsletter.store.deliveries import OWNED
+from newsletter.store.tables import delivery, worker
+from newsletter.store.types import DatabaseNow
+
+
+def enrol_worker(connection: Connection, identifier: str, *, host: str, lease: timedelta) -> None:
+    """Enter a worker with a lease that runs from now, by the database's clock."""
+    connection.execute(
+        insert(worker).values(id=identifier, host=host, lease_until=DatabaseNow(lease), started_at=DatabaseNow())
+    )
+
+
+def renew_lease(connection: Connection, identifier: str, *, lease: timedelta) -> bool:
+    """Let a worker's lease run anew; False where the worker was struck off."""
+    statement = update(worker).where(worker.c.id == identifier).values(lease_until=DatabaseNow(lease))
+    return connection.execute(statement).rowcount == 1
+
+
+def strike_off_worker(connection: Connection, identifier: str) -> bool:
+    """Remove a worker that has ended, unless it still owns something; whether it is gone."""
+    owns = connection.scalar(select(exists().where(OWNED, delivery.c.owner == identifier)))
+    if owns:
+        return False
+    connection.execute(delete(worker).where(worker.c.id == identifier))
+    return True
+
+
+def other_workers(connection: Connection, identifier: str) -> list[tuple[str, bool]]:
+    """Every worker but one, and whether its lease has run out by the database's clock."""
+    statement = select(worker.c.id, (worker.c.lease_until < DatabaseNow()).label("expired"))
+    rows = connection.execute(statement.where(worker.c.id != identifier))
+    return [(row.id, bool(row.expired)) for row in rows]
