@@ -17,6 +17,10 @@ PYTHON ?= $(shell for name in $(CANDIDATES); do \
 
 SOURCES := newsletter tests $(wildcard benchmarks)
 
+# Some containers forbid Python to keep what it compiled. Here a hundred commands are started, and each of them
+# would compile all of its libraries anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check check-style check-types check-rooms check-words check-templates check-tests \
 	check-wheel format lock clean

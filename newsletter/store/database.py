@@ -1,4 +1,4 @@
-"""Engines, transactions and migrations."""
+"""Engines and transactions, and that the schema fits."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
@@ -27,13 +22,14 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from newsletter.errors import DatabaseRefused, DatabaseUnavailable, SettingsError
+from newsletter.store import schema
+from newsletter.store.schema import Fit
 
 __all__ = ["Conflict", "Connection", "Database"]
 
 Conflict = IntegrityError
 """What a statement raises that would break a unique key or a check."""
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x6E657773  # "news": one process migrates at a time
 _BUSY_TIMEOUT_MS = 30_000
 _WHAT_TO_CHECK = "Check NEWSLETTER_DATABASE_URL, the disk's space and the rights to it."
@@ -112,37 +108,32 @@ class Database:
             DatabaseRefused: the schema is missing, older or newer; the text says what to do.
         """
         match self._judge(self._version()):
-            case "fresh":
+            case Fit.FRESH:
                 message = f"The database {_shown(self.url)} is empty. Run `newsletter db upgrade` first."
                 raise DatabaseRefused(message)
-            case "older":
+            case Fit.OLDER:
                 message = f"The database {_shown(self.url)} is older than this program. Run `newsletter db upgrade`."
                 raise DatabaseRefused(message)
 
     def _migrate(self, connection: Connection) -> bool:
-        if self._judge(self._version(connection)) == "current":
+        if self._judge(schema.version(connection)) is Fit.CURRENT:
             return False
-        command.upgrade(_config(connection), "head")
+        schema.migrate(connection)
         return True
 
-    def _version(self, connection: Connection | None = None) -> str | None:
-        if connection is not None:
-            return MigrationContext.configure(connection).get_current_revision()
-        with _explained(self.url), self._engine.connect() as own:
-            return MigrationContext.configure(own).get_current_revision()
+    def _version(self) -> str | None:
+        with _explained(self.url), self._engine.connect() as connection:
+            return schema.version(connection)
 
-    def _judge(self, version: str | None) -> str:
-        """`fresh`, `older` or `current`; a newer schema is refused."""
-        if version is None:
-            return "fresh"
-        script = ScriptDirectory.from_config(_config(None))
-        if version not in {item.revision for item in script.walk_revisions()}:
+    def _judge(self, version: str | None) -> Fit:
+        fit = schema.judge(version)
+        if fit is Fit.NEWER:
             message = (
                 f"The database {_shown(self.url)} is newer than this program (schema {version})."
                 " Install the version of newsletter that made it, or restore a backup."
             )
             raise DatabaseRefused(message)
-        return "current" if version == script.get_current_head() else "older"
+        return fit
 
 
 def _parse_url(text_url: str) -> URL:
@@ -230,15 +221,9 @@ def _translated() -> Iterator[None]:
         raise DatabaseUnavailable(f"The database cannot be used: every connection is busy. {_WHAT_TO_CHECK}") from error
 
 
-def _config(connection: Connection | None) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    config.attributes["connection"] = connection
-    return config
-
-
 def _shown(url: URL) -> str:
-    return url.render_as_string(hide_password=True)
+    # Without the driver: people wrote postgresql://…
+    return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
 
 @contextmanager

@@ -12,11 +12,12 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, select, text
 
 from newsletter.errors import DatabaseRefused, SettingsError
-from newsletter.store import tables
-from newsletter.store.database import Conflict, Database, DatabaseUnavailable, _config
+from newsletter.store import schema, tables
+from newsletter.store.database import Conflict, Database, DatabaseUnavailable
 from newsletter.store.types import DatabaseNow, ordered_id
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class TestMigrations:
         """Downgrading leaves an empty database, which can be migrated anew."""
         fresh.upgrade()
         with fresh._engine.connect() as connection:
-            command.downgrade(_config(connection), "base")
+            command.downgrade(schema.alembic_config(connection), "base")
             connection.commit()
         assert table_names(fresh) == set()
         assert fresh.upgrade()
@@ -115,9 +116,15 @@ class TestMigrations:
     def test_an_older_schema_is_refused_until_it_is_upgraded(self, fresh: Database, monkeypatch: pytest.MonkeyPatch):
         """A database that an earlier program made is refused by `check`, with the command that mends it."""
         fresh.upgrade()
-        monkeypatch.setattr("alembic.script.ScriptDirectory.get_current_head", lambda _: "0002")
+        monkeypatch.setattr("newsletter.store.schema.known_versions", lambda: ["0001", "0002"])
         with pytest.raises(DatabaseRefused, match=r"is older than this program. Run `newsletter db upgrade`\."):
             fresh.check()
+
+    def test_the_names_of_the_migrations_say_which_versions_there_are(self):
+        """What we take from the files' names is what Alembic reads in them, in its order."""
+        script = ScriptDirectory.from_config(schema.alembic_config())
+        history = [item.revision for item in script.walk_revisions()]
+        assert schema.known_versions() == history[::-1]
 
     def test_processes_that_migrate_at_once_do_it_once(self, database_url: str, fresh: Database):
         """Of several processes that start on an empty database one migrates; the others wait and find it done."""
