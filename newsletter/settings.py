@@ -277,7 +277,7 @@ def unknown_settings(*, env_file: Path | None = None) -> list[str]:
     warnings = []
     for name in unknown:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f"; did you mean {near[0]}?" if near else "."
         warnings.append(f"{name} is not a setting of this program{hint}")
     return warnings
 

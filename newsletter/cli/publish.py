@@ -34,7 +34,8 @@ def publish(
         folder = content or app.content_dir
         act = app.publishing.preview if dry_run else app.publishing.publish
         publication = act(folder, orders=orders, now=app.clock.now())
-    for warning in publication.warnings:
+    # What was warned of when it went live needs no second warning.
+    for warning in () if publication.unchanged else publication.warnings:
         note(f"Warning: {warning}")
     if as_json:
         print_json(_as_plain(publication, dry_run=dry_run))

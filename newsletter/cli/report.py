@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from newsletter.cli.session import local, opened_app, print_json
+from newsletter.cli.session import describe_detail, local, opened_app, print_json
 from newsletter.cli.subscribers import describe_subscription, find_dossier, step_names
 
 if TYPE_CHECKING:
@@ -92,15 +92,15 @@ def _explain(
 ) -> dict[str, Any]:
     zone = dossier.subscriber.slot.timezone
     letters = [item for item in dossier.deliveries if item.subscription_id == record.id and item.step]
-    waiting = next((item for item in letters if item.closed_at is None and not item.received), None)
+    waiting = dossier.waiting.get(record.id)
     says = _next(record, waiting, names, step, zone)
-    past = [_past(item, names, zone) for item in letters if item is not waiting]
+    past = [_past(item, names, zone) for item in letters if waiting is None or item.id != waiting.id]
     events = [
-        f"{local(event.at, zone)}: {event.kind.replace('_', ' ')} ({_detail(event.detail)})"
+        f"{local(event.at, zone)}: {event.kind.replace('_', ' ')} ({describe_detail(event.detail, zone)})"
         for event in dossier.events
         if event.kind in _TOLD and event.subscription_id in (None, record.id)
     ]
-    plain = describe_subscription(record, names)
+    plain = describe_subscription(record, names, waiting)
     plain["next_step"] = step
     plain["open_delivery"] = None if waiting is None else {"state": waiting.state.value, "reason": waiting.reason}
     return {**plain, "says": says, "past": [*past, *events]}
@@ -130,10 +130,6 @@ def _past(item: Delivery, names: dict[tuple[str, str], str], zone: str) -> str:
     doubt = "; possibly doubled: it was handed over once without an answer" if item.doubts else ""
     why = f" ({item.reason})" if item.reason else ""
     return f"{when}: {name} {item.state.value}{why}{doubt}"
-
-
-def _detail(detail: dict[str, Any]) -> str:
-    return ", ".join(f"{name}: {value}" for name, value in detail.items() if value is not None)
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -84,14 +84,19 @@ def preview(
     """Write letters as .html, .txt and .eml, as a reader would get them, from the content folder as it is now."""
     key, _, wanted = what.partition("/")
     with opened_app() as newsletter:
+        from newsletter.domain.sequence import FALLBACK_COUNTRY
+
         revision, _warnings = newsletter.publishing.read(
             content or newsletter.content_dir, today=newsletter.clock.now().date()
         )
         sequence = _find(revision, key)
         if wanted and wanted not in {step.key for step in sequence.steps}:
             fail(f"{key} has no step {wanted!r}. It has: {', '.join(step.key for step in sequence.steps)}")
+        countries = sorted(set(revision.help_lines) - {FALLBACK_COUNTRY})
+        if country is not None and country.upper() not in countries:
+            fail(f"There are no help lines for {country!r}. There are for: {', '.join(countries)}")
         letters = newsletter.previewing.letters(
-            revision, sequence, country=country, discreet=discreet, now=newsletter.clock.now()
+            revision, sequence, country=country and country.upper(), discreet=discreet, now=newsletter.clock.now()
         )
         written = [letter for letter in letters if wanted in ("", letter.step.key)]
         folder = out / key

@@ -45,7 +45,7 @@ def read_settings() -> Settings:
 
     settings = load_settings()
     for warning in unknown_settings():
-        note(f"Warning: {warning}.")
+        note(f"Warning: {warning}")
     return settings
 
 
@@ -94,6 +94,21 @@ def local(instant: datetime | None, timezone: str) -> str:
     from zoneinfo import ZoneInfo
 
     return f"{instant.astimezone(ZoneInfo(timezone)):%a %-d %b %Y %H:%M} {timezone}"
+
+
+def describe_detail(detail: dict[str, Any], timezone: str) -> str:
+    """What an event holds beside its name, its instants in a reader's own time."""
+    said = {name: _in_words(value, timezone) for name, value in detail.items() if value is not None}
+    return ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in said.items())
+
+
+def _in_words(value: Any, timezone: str) -> str:  # noqa: ANN401  (whatever JSON holds)
+    if isinstance(value, str) and "T" in value:
+        try:
+            return local(datetime.fromisoformat(value), timezone)
+        except ValueError:
+            pass
+    return str(value)
 
 
 def _plain(value: object) -> str:

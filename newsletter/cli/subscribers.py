@@ -8,12 +8,12 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from newsletter.cli.session import console, fail, local, opened_app, print_json
+from newsletter.cli.session import console, describe_detail, fail, local, opened_app, print_json
 
 if TYPE_CHECKING:
     from newsletter.bootstrap import App
     from newsletter.domain.subscription import State
-    from newsletter.store.reports import Dossier, Subscription
+    from newsletter.store.reports import Delivery, Dossier, Subscription
 
 app = typer.Typer(help="The people who get letters.", no_args_is_help=True)
 
@@ -113,7 +113,8 @@ def show(address: _Address, as_json: _AsJson = False) -> None:
         typer.echo(f"  {when}  {mail['kind']}{step}: {mail['state']}{doubt}  {mail['id']}")
     typer.echo("What happened:")
     for event in plain["events"]:
-        typer.echo(f"  {local(event['at'], zone)}  {event['kind']} {_detail(event['detail'])}".rstrip())
+        detail = describe_detail(event["detail"], zone)
+        typer.echo(f"  {local(event['at'], zone)}  {event['kind'].replace('_', ' ')}  {detail}".rstrip())
 
 
 @app.command("pause")
@@ -166,15 +167,18 @@ def step_names(newsletter: App) -> dict[tuple[str, str], str]:
 
 
 def describe_subscription(
-    record: Subscription, names: dict[tuple[str, str], str], received: int | None = None
+    record: Subscription,
+    names: dict[tuple[str, str], str],
+    waiting: Delivery | None,
+    received: int | None = None,
 ) -> dict[str, Any]:
-    """One subscription for a script."""
+    """One subscription for a script. `waiting`: its letter that is planned and has not left."""
     plain: dict[str, Any] = {
         "sequence": record.sequence_key,
         "state": record.state.value,
         "round": record.round,
         "last_step": record.last_step and names.get((record.sequence_key, record.last_step), record.last_step),
-        "next_due_at": record.next_due_at,
+        "next_due_at": record.next_due_at if waiting is None else waiting.due_at,
         "rule": record.due_rule,
         "last_letter_at": record.last_letter_at,
         "created_at": record.created_at,
@@ -195,7 +199,8 @@ def _describe(newsletter: App, dossier: Dossier) -> dict[str, Any]:
         "paused_until": reader.paused_until,
         "created_at": reader.created_at,
         "subscriptions": [
-            describe_subscription(record, names, dossier.received[record.id]) for record in dossier.subscriptions
+            describe_subscription(record, names, dossier.waiting.get(record.id), dossier.received[record.id])
+            for record in dossier.subscriptions
         ],
         "deliveries": [
             {
@@ -232,6 +237,7 @@ def _all(newsletter: App, state: State | None, limit: int) -> list[dict[str, Any
     while len(rows) < limit:
         with newsletter.database.read() as connection:
             page = reports.find_all(connection, state=state, after=after, limit=min(_PAGE, limit - len(rows)))
+            waiting = reports.open_letters(connection, [reader.id for reader, _ in page])
         if not page:
             break
         after = page[-1][0].address_key
@@ -240,7 +246,7 @@ def _all(newsletter: App, state: State | None, limit: int) -> list[dict[str, Any
                 "address": reader.address,
                 "timezone": reader.slot.timezone,
                 "slot": str(reader.slot).rpartition(" ")[0],
-                "subscriptions": [describe_subscription(record, names) for record in records],
+                "subscriptions": [describe_subscription(record, names, waiting.get(record.id)) for record in records],
             }
             for reader, records in page
         ]
@@ -279,7 +285,3 @@ def _parse_date(text: str | None) -> date | None:
         return date.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no date; write 2026-12-31.") from None
-
-
-def _detail(detail: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in detail.items() if value is not None)

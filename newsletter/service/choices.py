@@ -71,7 +71,9 @@ class Choices:
         if sequence is None and edition is not None and not key and edition.revision.sequences:
             sequence = edition.revision.sequences[0]
         if edition is None or sequence is None:
-            raise NotFound("These letters are not offered here.")
+            there = ", ".join(item.key for item in edition.revision.sequences) if edition else "nothing yet"
+            message = f"These letters are not offered here; there is: {there}."
+            raise NotFound(message)
         return edition, sequence
 
     def slot(self, *, weekday: str | None, time: str | None, timezone: str | None) -> Slot:
@@ -89,7 +91,7 @@ class Choices:
         try:
             Slot.parse(f"{weekday} 00:00", timezone=timezone)
         except ValueError as error:
-            raise InvalidChoice("Choose a day of the week.", field="weekday") from error
+            raise InvalidChoice(f"Choose a day of the week: {', '.join(_WEEKDAYS)}.", field="weekday") from error
         try:
             return Slot.parse(f"{weekday} {time}", timezone=timezone)
         except ValueError as error:
@@ -104,6 +106,6 @@ class Choices:
         if not country:
             return None
         code = country.strip().upper()
-        if code not in self.countries():
-            raise InvalidChoice("Choose a country from the list, or leave it open.", field="country")
+        if code not in (known := self.countries()):
+            raise InvalidChoice(f"Choose one of {', '.join(known)}, or leave it open.", field="country")
         return code

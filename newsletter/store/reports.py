@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection, and_, func, select
 
 from newsletter.domain import delivery as deliveries
 from newsletter.domain import subscription as subscriptions
 from newsletter.domain.subscription import SubscriptionId
-from newsletter.store.deliveries import Delivery, deliveries_of, letter_totals, stopped
+from newsletter.store.deliveries import Delivery, deliveries_of, letter_totals, open_letters, stopped
 from newsletter.store.subscriptions import (
     Event,
     Subscriber,
@@ -38,6 +39,7 @@ __all__ = [
     "dossier",
     "find_all",
     "list_stopped",
+    "open_letters",
     "sequence_counts",
     "status",
 ]
@@ -78,6 +80,7 @@ class Dossier:
     subscriber: Subscriber
     subscriptions: list[Subscription]
     received: dict[SubscriptionId, int]
+    waiting: dict[UUID, Delivery]
     deliveries: list[Delivery]
     events: list[Event]
 
@@ -127,6 +130,7 @@ def dossier(connection: Connection, *, address_key: str, limit: int = 200) -> Do
         subscriber=reader,
         subscriptions=records,
         received={record.id: letter_totals(connection, record.id) for record in records},
+        waiting=open_letters(connection, [reader.id]),
         deliveries=deliveries_of(connection, reader.id, limit=limit),
         events=story(connection, reader.id, limit=limit),
     )
