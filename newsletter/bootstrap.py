@@ -18,6 +18,7 @@ from newsletter.rendering.facts import Site
 from newsletter.resources import content_dir, templates_dir
 from newsletter.service.choices import Choices
 from newsletter.service.composing import Composer
+from newsletter.service.desk import Office
 from newsletter.service.editions import Editions
 from newsletter.service.housekeeping import Housekeeping
 from newsletter.service.leaving import Leaving
@@ -27,7 +28,6 @@ from newsletter.service.previewing import Previewing
 from newsletter.service.publishing import Orders, Publishing
 from newsletter.service.recording import Recorder
 from newsletter.service.rescuing import Rescuing
-from newsletter.service.sending import Sending
 from newsletter.service.staying import Staying
 from newsletter.service.subscribing import Subscribing
 from newsletter.settings import Late, OnUncertain, Replies, Settings
@@ -52,7 +52,7 @@ class App:
     leaving: Leaving
     publishing: Publishing
     planning: Planning
-    sending: Sending
+    office: Office
     rescuing: Rescuing
     housekeeping: Housekeeping
     overseeing: Overseeing
@@ -126,7 +126,7 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
         leaving=Leaving(database=database, editions=editions, signer=signer),
         publishing=publishing,
         planning=Planning(database=database, editions=editions, skip_late=settings.late is Late.SKIP),
-        sending=Sending(
+        office=Office(
             database=database,
             editions=editions,
             composer=composer,

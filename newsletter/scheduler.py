@@ -22,8 +22,9 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from newsletter.bootstrap import App
 from newsletter.errors import DatabaseUnavailable
 from newsletter.liveness import LifeLine
+from newsletter.service.desk import Desk
 from newsletter.service.rescuing import RENEW_EVERY
-from newsletter.service.sending import Lane
+from newsletter.service.sending import Crew, Lane
 
 log = structlog.get_logger()
 
@@ -47,8 +48,7 @@ class Worker:
         self._life_line = LifeLine(self.id)
         self._heart = Thread(target=self._beat, name="heartbeat", daemon=True)
         # One lane is kept for what people wait for, so that a confirmation never queues behind letters.
-        self.lanes = [self._lane(letters=False)]
-        self.lanes += [self._lane(letters=True) for _ in range(app.settings.smtp_connections)]
+        self.crews = [self._crew(letters=False, lanes=1), self._crew(letters=True, lanes=app.settings.smtp_connections)]
 
     def begin(self) -> None:
         """Take the lease and judge what earlier workers left behind."""
@@ -60,8 +60,8 @@ class Worker:
     def end(self) -> None:
         """Hang up, give everything back and strike the worker off."""
         self.stop.set()
-        for lane in self.lanes:
-            lane.close()
+        for crew in self.crews:
+            crew.close()
         owes = True
         try:
             owes = not self._app.rescuing.retire(self.id)
@@ -81,15 +81,9 @@ class Worker:
         """Forget what has had its time."""
         self._app.housekeeping.keep_house(now=self._app.clock.now(), stop=self.stop.is_set)
 
-    def _lane(self, *, letters: bool) -> Lane:
-        return Lane(
-            self._app.sending,
-            worker=self.id,
-            letters=letters,
-            open_mailer=self._app.open_mailer,
-            clock=self._app.clock,
-            stop=self.stop,
-        )
+    def _crew(self, *, letters: bool, lanes: int) -> Crew:
+        desk = Desk(self._app.office, worker=self.id, letters=letters, clock=self._app.clock, stop=self.stop)
+        return Crew(desk, [Lane(desk, open_mailer=self._app.open_mailer, stop=self.stop) for _ in range(lanes)])
 
     def _beat(self) -> None:
         while not self.stop.wait(RENEW_EVERY.total_seconds()):
@@ -110,7 +104,7 @@ class Scheduler:
     def __init__(self, app: App, *, tick: timedelta = TICK) -> None:
         self.worker = Worker(app)
         self._tick = tick
-        jobs = len(self.worker.lanes) + 3
+        jobs = len(self.worker.crews) + 3
         self._metronome = BackgroundScheduler(
             timezone="UTC",
             executors={"default": ThreadPoolExecutor(jobs)},
@@ -122,12 +116,12 @@ class Scheduler:
         """Begin to tick."""
         self.worker.begin()
         self._every(self._tick, self.worker.plan, "plan")
-        for number, lane in enumerate(self.worker.lanes):
-            self._every(self._tick, lane.send_due, f"send-{number}")
+        for number, crew in enumerate(self.worker.crews):
+            self._every(self._tick, crew.send_due, f"send-{number}")
         self._every(RESCUE_EVERY, self.worker.rescue, "rescue")
         self._every(KEEP_HOUSE_EVERY, self.worker.keep_house, "keep-house")
         self._metronome.start()
-        log.info("worker_started", worker=self.worker.id, lanes=len(self.worker.lanes))
+        log.info("worker_started", worker=self.worker.id)
 
     def shut_down(self) -> None:
         """Finish the letters in hand, give the rest back, and stop. Takes seconds."""
@@ -166,8 +160,8 @@ def _drain(app: App, worker: Worker) -> bool:
     while not worker.stop.is_set():
         worker.rescue()
         planned = worker.plan()
-        accepted = _send_on_all(worker.lanes)
-        if planned == 0 and accepted == 0 and app.sending.count_due(now=app.clock.now()) == 0:
+        accepted = _send_on_all(worker.crews)
+        if planned == 0 and accepted == 0 and app.office.count_due(now=app.clock.now()) == 0:
             return True
         if accepted:
             last_progress = time.monotonic()
@@ -175,16 +169,16 @@ def _drain(app: App, worker: Worker) -> bool:
             return False
         elif not planned:
             worker.stop.wait(_DRAIN_PAUSE_SECONDS)
-    return app.sending.count_due(now=app.clock.now()) == 0
+    return app.office.count_due(now=app.clock.now()) == 0
 
 
-def _send_on_all(lanes: list[Lane]) -> int:
-    accepted = [0] * len(lanes)
+def _send_on_all(crews: list[Crew]) -> int:
+    accepted = [0] * len(crews)
 
-    def run(index: int, lane: Lane) -> None:
-        accepted[index] = _guarded(lane.send_due, "send")() or 0
+    def run(index: int, crew: Crew) -> None:
+        accepted[index] = _guarded(crew.send_due, "send")() or 0
 
-    threads = [Thread(target=run, args=(index, lane)) for index, lane in enumerate(lanes)]
+    threads = [Thread(target=run, args=(index, crew)) for index, crew in enumerate(crews)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -84,10 +84,10 @@ def _work(app: App, stop: Event) -> None:
 def _drain(app: App, stop: Event) -> None:
     from newsletter.scheduler import drain
 
-    if app.sending.is_stopped():
+    if app.office.is_stopped():
         fail("Sending is stopped; `newsletter start` lets it go on.")
     if not drain(app, stop=stop):
-        due = app.sending.count_due(now=app.clock.now())
+        due = app.office.count_due(now=app.clock.now())
         fail(f"{due} due emails could not be sent: nothing was accepted for a minute. `newsletter status` says more.")
 
 

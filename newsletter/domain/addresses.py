@@ -139,6 +139,20 @@ def parse_address(text: str) -> Address:
     return address
 
 
+def stored_address(text: str, *, key: str) -> Address:
+    """An address that `parse_address` accepted once, from its text and key; some hundred times quicker.
+
+    Raises:
+        AddressError: it can no longer have come from there, and nothing can be written to it.
+    """
+    local, _, domain = text.rpartition("@")
+    domain_ascii = key.rpartition("@")[2]
+    if not local or not domain or not domain_ascii.isascii() or not domain_ascii:
+        message = f"We cannot write to this address. {_LIKE_THIS}"
+        raise AddressError(message)
+    return Address(text=text, key=key, domain_ascii=domain_ascii)
+
+
 def mask_address(text: str) -> str:
     """Show no more than the first letters: "m***@e***". For logs and public pages; takes any text."""
     local, at, domain = text.strip().rpartition("@")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from newsletter.domain import progress
-from newsletter.domain.addresses import Address, parse_address
+from newsletter.domain.addresses import stored_address
 from newsletter.domain.cadence import min_gap
 from newsletter.domain.delivery import Kind
 from newsletter.domain.sequence import Affirmation, RelatedPost, Revision, Sequence, Step
@@ -23,7 +24,7 @@ from newsletter.store import subscriptions
 from newsletter.store.database import Connection
 from newsletter.store.deliveries import Delivery
 from newsletter.store.handovers import Handover
-from newsletter.store.subscriptions import Subscriber, Subscription
+from newsletter.store.subscriptions import Shown, Subscriber, Subscription
 from newsletter.tokens import Purpose, TokenSigner
 
 CONFIRM_WITHIN = timedelta(days=7)
@@ -37,11 +38,42 @@ NAMED_ONLY = "named-only"
 
 @dataclass(frozen=True, kw_only=True)
 class Composed:
-    """An email, ready to leave."""
+    """An email, ready to leave. `min_gap`: what must have passed since the last letter of its sequence."""
 
     envelope: Envelope
     handover: Handover
     min_gap: timedelta
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What the emails of one batch are made of, read in a few statements for all of them.
+
+    Attributes:
+        places: by subscription.
+        shown: by reader.
+    """
+
+    readers: Mapping[UUID, Subscriber]
+    records: Mapping[UUID, Subscription]
+    places: Mapping[UUID, progress.Place]
+    shown: Mapping[UUID, Shown]
+    edition: Edition
+
+    @classmethod
+    def read(cls, connection: Connection, edition: Edition, items: Collection[Delivery]) -> Material:
+        """What `items` need."""
+        letters = [item for item in items if item.subscription_id is not None and item.kind is Kind.LETTER]
+        readers = {item.subscriber_id for item in items}
+        choosing = {item.subscriber_id for item in letters if _chooses(step_of(edition, item))}
+        records = subscriptions.get_subscriptions(connection, {item.subscription_id for item in letters})
+        return cls(
+            readers=subscriptions.get_subscribers(connection, readers),
+            records=records,
+            places=subscriptions.places(connection, list(records.values())) if records else {},
+            shown=subscriptions.shown_to(connection, choosing) if choosing else {},
+            edition=edition,
+        )
 
 
 class Composer:
@@ -72,30 +104,26 @@ class Composer:
             too_much=f"{base}/too-much",
         )
 
-    def compose(
-        self, connection: Connection, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime
-    ) -> Composed | None:
+    def compose(self, connection: Connection, material: Material, item: Delivery, *, now: datetime) -> Composed | None:
         """The email of a delivery, rendered from the live revision; a repeat from the one it was handed over with.
 
         Returns:
-            None where there is nothing to send: its step or subscription is gone.
+            None where there is nothing to send: its reader, step or subscription is gone.
 
         Raises:
             RenderError: it cannot be rendered.
             AddressError: the stored address cannot be written to.
         """
+        reader = material.readers.get(item.subscriber_id)
+        if reader is None:
+            return None
         if item.kind is Kind.LETTER:
-            return self._letter(connection, edition, reader, item, now=now)
-        return self._notice(edition, reader, item, now=now)
-
-    def step_of(self, edition: Edition, item: Delivery) -> Step | None:
-        """The step of a letter in a revision, or None where that has it no more."""
-        sequence = edition.revision.sequence(item.sequence_key or "")
-        return None if sequence is None else sequence.step(item.step or "")
+            return self._letter(connection, material, reader, item, now=now)
+        return self._notice(material.edition, reader, item, now=now)
 
     def gap_before(self, edition: Edition, reader: Subscriber, item: Delivery) -> timedelta:
         """What must lie between a letter and the last one of its sequence."""
-        step = self.step_of(edition, item)
+        step = step_of(edition, item)
         usual = min_gap(reader.pace)
         if step is None or step.after is None:
             return usual
@@ -121,24 +149,25 @@ class Composer:
         ).envelope.content
 
     def _letter(
-        self, connection: Connection, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime
+        self, connection: Connection, material: Material, reader: Subscriber, item: Delivery, *, now: datetime
     ) -> Composed | None:
-        record = subscriptions.get_subscription(connection, item.subscription_id) if item.subscription_id else None
+        record = material.records.get(item.subscription_id) if item.subscription_id else None
+        edition = material.edition
         is_repeat = item.doubts > 0 and item.revision is not None
         if is_repeat and item.revision is not None:
             edition = self._editions.get(connection, item.revision)
-        step = self.step_of(edition, item)
+        step = step_of(edition, item)
         sequence = edition.revision.sequence(item.sequence_key or "")
         if record is None or step is None or sequence is None:
             return None
-        number, total = self._position(connection, edition, sequence, record, item)
+        number, total = _position(edition, sequence, material.places[record.id], item)
         if is_repeat:
             affirmation = edition.revision.affirmation(item.affirmation) if item.affirmation else None
             posts = tuple(filter(None, map(edition.revision.related_post, item.posts or ())))
         else:
-            shown = subscriptions.shown_to(connection, reader.id)
-            affirmation = choose_affirmation(edition.revision, step, had=shown[0])
-            posts = choose_posts(edition.revision, step, shown=shown[1], discreet=reader.discreet)
+            shown = material.shown.get(reader.id, _NOTHING)
+            affirmation = choose_affirmation(edition.revision, step, had=shown.affirmations)
+            posts = choose_posts(edition.revision, step, shown=shown.posts, discreet=reader.discreet)
         links = self.links(reader, record.id)
         facts = LetterFacts(
             number=item.number or number if is_repeat else number,
@@ -162,24 +191,6 @@ class Composer:
         )
         return self._seal(rendered, reader, handover, unsubscribe=links.unsubscribe, kind=item.kind,
                           gap=self.gap_before(edition, reader, item))  # fmt: skip
-
-    def _position(
-        self,
-        connection: Connection,
-        edition: Edition,
-        sequence: Sequence,
-        record: Subscription,
-        item: Delivery,
-    ) -> tuple[int, int | None]:
-        """The n and m of "Letter n of m"; no m for a sequence without an end."""
-        place = subscriptions.places(connection, [record])[record.id]
-        place = progress.catch_up(place, edition.outlines.get(sequence.key, ()))
-        received = place.received - {item.step}
-        number = len(received) + 1
-        if sequence.endless:
-            return number, None
-        ahead = progress.steps_ahead(sequence, received=received, passed=place.passed - {item.step})
-        return number, len(received) + ahead
 
     def _notice(self, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime) -> Composed | None:
         facts: NoticeFacts
@@ -210,7 +221,7 @@ class Composer:
         self, rendered: Rendered, reader: Subscriber, handover: Handover, *, unsubscribe: str | None, kind: Kind,
         gap: timedelta,
     ) -> Composed:  # fmt: skip
-        address: Address = parse_address(reader.address)
+        address = stored_address(reader.address, key=reader.address_key)
         is_letter = kind is Kind.LETTER
         headers = MessageHeaders(
             from_name=rendered.from_name,
@@ -233,7 +244,13 @@ class Composer:
         return Composed(envelope=envelope, handover=handover, min_gap=gap)
 
 
-def choose_affirmation(revision: Revision, step: Step, *, had: list[str]) -> Affirmation | None:
+def step_of(edition: Edition, item: Delivery) -> Step | None:
+    """The step of a letter in a revision, or None where that has it no more."""
+    sequence = edition.revision.sequence(item.sequence_key or "")
+    return None if sequence is None else sequence.step(item.step or "")
+
+
+def choose_affirmation(revision: Revision, step: Step, *, had: Collection[str]) -> Affirmation | None:
     """The affirmation of a letter: the named one, or the next that this reader has not had.
 
     Args:
@@ -247,7 +264,7 @@ def choose_affirmation(revision: Revision, step: Step, *, had: list[str]) -> Aff
     return next((item for key in had if (item := revision.affirmation(key)) is not None), None)
 
 
-def choose_posts(revision: Revision, step: Step, *, shown: list[str], discreet: bool) -> tuple[RelatedPost, ...]:
+def choose_posts(revision: Revision, step: Step, *, shown: Collection[str], discreet: bool) -> tuple[RelatedPost, ...]:
     """The related posts of a letter: the named ones, or the newest that this reader has not been shown.
 
     Args:
@@ -264,6 +281,27 @@ def choose_posts(revision: Revision, step: Step, *, shown: list[str], discreet: 
         return tuple(again[:1])
     posts = [post for key in named if (post := revision.related_post(key)) is not None]
     return tuple(post for post in posts if not (discreet and post.hide_when_discreet))
+
+
+_NOTHING = Shown(affirmations={}, posts={})
+
+
+def _chooses(step: Step | None) -> bool:
+    """Whether what a letter shows depends on what its reader has been shown."""
+    if step is None:
+        return False
+    return step.affirmation == NEXT or (NEWEST,) in (step.related, step.related_discreet)
+
+
+def _position(edition: Edition, sequence: Sequence, place: progress.Place, item: Delivery) -> tuple[int, int | None]:
+    """The n and m of "Letter n of m"; no m for a sequence without an end."""
+    place = progress.catch_up(place, edition.outlines.get(sequence.key, ()))
+    received = place.received - {item.step}
+    number = len(received) + 1
+    if sequence.endless:
+        return number, None
+    ahead = progress.steps_ahead(sequence, received=received, passed=place.passed - {item.step})
+    return number, len(received) + ahead
 
 
 def local_date(instant: datetime, reader: Subscriber) -> date:

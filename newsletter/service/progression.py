@@ -5,8 +5,10 @@ Every function runs inside the caller's transaction, with the subscriber's row l
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from newsletter.domain import progress
@@ -93,20 +95,37 @@ def when_due(reader: Subscriber, record: Subscription, step: Step | None, *, now
     )
 
 
-def receive(connection: Connection, edition: Edition, reader: Subscriber, letter: Delivery, *, now: datetime) -> None:
-    """Move a subscription on behind a letter that was accepted, or that counts as received."""
-    record = subscriptions.get_subscription(connection, letter.subscription_id) if letter.subscription_id else None
-    if record is None:
-        return
-    place = subscriptions.places(connection, [record])[record.id]
-    # First the edits, judged by what had been received before this letter; then the letter.
-    moved, place = catch_up(connection, edition, replace(record, last_letter_at=now, next_due_at=None), place)
-    # The late verdict on a letter of an earlier round only sets the distance to the next one.
-    if letter.round == record.round and letter.step is not None:
-        place = progress.receive(place, letter.step)
-        moved = replace(moved, last_step=letter.step, anchor=letter.step)
-    moved = move_on(connection, edition, reader, moved, place, now=now)
-    subscriptions.save_subscription(connection, record, moved)
+def receive(
+    connection: Connection,
+    edition: Edition,
+    readers: Mapping[UUID, Subscriber],
+    letters: Collection[Delivery],
+    *,
+    now: datetime,
+) -> None:
+    """Move subscriptions on behind letters that were accepted, or that count as received.
+
+    Args:
+        readers: those of the letters; one letter a reader, since the end of a sequence may begin another.
+    """
+    ids = {letter.subscription_id for letter in letters if letter.subscription_id is not None}
+    records = subscriptions.get_subscriptions(connection, ids)
+    places = subscriptions.places(connection, list(records.values())) if records else {}
+    changes = []
+    for letter in letters:
+        record = records.get(letter.subscription_id) if letter.subscription_id else None
+        reader = readers.get(letter.subscriber_id)
+        if record is None or reader is None:
+            continue
+        place = places[record.id]
+        # First the edits, judged by what had been received before this letter; then the letter.
+        moved, place = catch_up(connection, edition, replace(record, last_letter_at=now, next_due_at=None), place)
+        # The late verdict on a letter of an earlier round only sets the distance to the next one.
+        if letter.round == record.round and letter.step is not None:
+            place = progress.receive(place, letter.step)
+            moved = replace(moved, last_step=letter.step, anchor=letter.step)
+        changes.append((record, move_on(connection, edition, reader, moved, place, now=now)))
+    subscriptions.save_subscriptions(connection, changes)
 
 
 def finish_retired(connection: Connection, record: Subscription, *, now: datetime) -> Subscription:

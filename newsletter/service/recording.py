@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from uuid import UUID
 
 import structlog
 
@@ -33,12 +35,25 @@ class Recorder:
         self._signer = signer
         self._resend_uncertain = resend_uncertain
 
-    def record(self, connection: Connection, item: Delivery, verdict: Verdict, *, now: datetime) -> bool:
-        """Write a verdict down. False where the row is no longer ours, and then nothing is changed."""
-        # The reader's row first, in every transaction that moves them: nothing deadlocks.
-        reader = subscriptions.get_subscriber(connection, item.subscriber_id, lock=True)
-        answer = Answer(code=verdict.reply_code, text=verdict.reply_text, host=verdict.host)
-        written = self._write(connection, item, verdict, answer, reader, now=now)
+    def record(self, connection: Connection, judged: Sequence[tuple[Delivery, Verdict]], *, now: datetime) -> None:
+        """Write verdicts down. A row that is no longer ours is left as it is.
+
+        Args:
+            judged: at most one for each reader.
+        """
+        # The readers' rows first and in their order, in every transaction that moves them: nothing deadlocks.
+        readers = subscriptions.lock_subscribers(connection, {item.subscriber_id for item, _ in judged})
+        accepted = [(item, _answer(verdict)) for item, verdict in judged if verdict.outcome is Outcome.ACCEPTED]
+        if accepted:
+            self._accept(connection, accepted, readers, now=now)
+        for item, verdict in judged:
+            if verdict.outcome is not Outcome.ACCEPTED:
+                self._record_other(connection, item, verdict, readers.get(item.subscriber_id), now=now)
+
+    def _record_other(
+        self, connection: Connection, item: Delivery, verdict: Verdict, reader: Subscriber | None, *, now: datetime
+    ) -> None:
+        written = self._write(connection, item, verdict, reader, now=now)
         log.info(
             "delivery_judged",
             outcome=verdict.outcome.value,
@@ -48,23 +63,21 @@ class Recorder:
             reply_code=verdict.reply_code,
             recorded=written,
         )
-        return written
 
-    def record_alone(self, connection: Connection, item: Delivery, verdict: Verdict, *, now: datetime) -> bool:
+    def record_alone(self, connection: Connection, item: Delivery, verdict: Verdict, *, now: datetime) -> None:
         """Write a verdict down in the ledger only, where its subscription cannot be moved by it.
 
         What may have arrived is never sent again by itself; everything else is held.
         """
-        answer = Answer(code=verdict.reply_code, text=verdict.reply_text, host=verdict.host)
+        answer = _answer(verdict)
         reason = "its subscription could not be moved"
         match verdict.outcome:
             case Outcome.ACCEPTED:
-                return handovers.record_accepted(connection, item, answer, now=now)
+                handovers.record_accepted(connection, [(item, answer)], now=now)
             case Outcome.NO_ANSWER:
-                state = handovers.record_doubt(connection, item, reason=reason, repeat=False, now=now, answer=answer)
-                return state is not None
+                handovers.record_doubt(connection, item, reason=reason, repeat=False, now=now, answer=answer)
             case _:
-                return handovers.hold(connection, item, believed=State.HANDING_OVER, reason=reason, answer=answer)
+                handovers.hold(connection, item, believed=State.HANDING_OVER, reason=reason, answer=answer)
 
     def record_unanswered(
         self,
@@ -85,16 +98,25 @@ class Recorder:
             connection, item, reason=reason, repeat=self._resend_uncertain, now=now, answer=answer
         )
         if state is State.HELD:
-            self._receive(connection, item, reader, now=now)
+            self._receive(connection, [item], {} if reader is None else {reader.id: reader}, now=now)
         return state
 
-    def _write(
-        self, connection: Connection, item: Delivery, verdict: Verdict, answer: Answer, reader: Subscriber | None, *,
+    def _accept(
+        self,
+        connection: Connection,
+        accepted: Sequence[tuple[Delivery, Answer]],
+        readers: Mapping[UUID, Subscriber],
+        *,
         now: datetime,
-    ) -> bool:  # fmt: skip
+    ) -> None:
+        written = handovers.record_accepted(connection, accepted, now=now)
+        self._receive(connection, [item for item, _ in accepted if item.id in written], readers, now=now)
+
+    def _write(
+        self, connection: Connection, item: Delivery, verdict: Verdict, reader: Subscriber | None, *, now: datetime
+    ) -> bool:
+        answer = _answer(verdict)
         match verdict.outcome:
-            case Outcome.ACCEPTED:
-                return self._accept(connection, item, answer, reader, now=now)
             case Outcome.DEFERRED:
                 return self._defer(connection, item, answer, reader, now=now)
             case Outcome.ADDRESS_DEAD:
@@ -104,17 +126,9 @@ class Recorder:
                 return handovers.hold(connection, item, believed=State.HANDING_OVER, reason=reason, answer=answer)
             case Outcome.UNAVAILABLE:
                 return handovers.record_deferred(connection, item, answer, next_try_at=now, counts=False)
-            case Outcome.NO_ANSWER:
+            case _:
                 reason = f"no answer: {verdict.reply_text}"
                 return self.record_unanswered(connection, item, reason=reason, now=now, answer=answer) is not None
-
-    def _accept(
-        self, connection: Connection, item: Delivery, answer: Answer, reader: Subscriber | None, *, now: datetime
-    ) -> bool:
-        written = handovers.record_accepted(connection, item, answer, now=now)
-        if written:
-            self._receive(connection, item, reader, now=now)
-        return written
 
     def _bury(
         self, connection: Connection, item: Delivery, answer: Answer, reader: Subscriber | None, *, now: datetime
@@ -124,10 +138,13 @@ class Recorder:
             self._suppress(connection, reader, reason="address_dead", now=now)
         return written
 
-    def _receive(self, connection: Connection, item: Delivery, reader: Subscriber | None, *, now: datetime) -> None:
-        edition = self._editions.live(connection)
-        if item.kind is Kind.LETTER and reader is not None and edition is not None:
-            progression.receive(connection, edition, reader, item, now=now)
+    def _receive(
+        self, connection: Connection, items: Sequence[Delivery], readers: Mapping[UUID, Subscriber], *, now: datetime
+    ) -> None:
+        letters = [item for item in items if item.kind is Kind.LETTER]
+        edition = self._editions.live(connection) if letters else None
+        if edition is not None:
+            progression.receive(connection, edition, readers, letters, now=now)
 
     def _defer(
         self,
@@ -163,3 +180,7 @@ class Recorder:
         for record in subscriptions.subscriptions_of(connection, reader.id):
             subscriptions.leave(connection, record)
         subscriptions.tell(connection, "suppressed", subscriber_id=reader.id, now=now, reason=reason)
+
+
+def _answer(verdict: Verdict) -> Answer:
+    return Answer(code=verdict.reply_code, text=verdict.reply_text, host=verdict.host)

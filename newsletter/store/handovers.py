@@ -5,20 +5,34 @@ Each of them names the state, owner and epoch that the worker believes in, and s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, func, literal_column, not_, or_, select, true, update
+from sqlalchemy import (
+    Connection,
+    Update,
+    Uuid,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal_column,
+    not_,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
-from newsletter.domain.delivery import Kind, State
+from newsletter.domain.delivery import DeliveryId, Kind, State
 from newsletter.domain.subscription import State as SubscriptionState
 from newsletter.store.deliveries import COLUMNS, LEAVING, OWNED, Delivery, to_delivery, waiting_state
 from newsletter.store.switches import sending_is_stopped
 from newsletter.store.tables import delivery, subscription, worker
-from newsletter.store.types import DatabaseNow
+from newsletter.store.types import DatabaseNow, UtcDateTime
 
 _LETTERS: ColumnElement[bool] = literal_column("delivery.kind = 'letter'")
 _FOR_PEOPLE: ColumnElement[bool] = literal_column("delivery.kind <> 'letter'")
@@ -85,57 +99,86 @@ def earliest_try(connection: Connection) -> datetime | None:
     return earliest
 
 
+@dataclass(frozen=True, kw_only=True)
+class Leaving:
+    """A claimed email whose bytes are about to leave.
+
+    Attributes:
+        min_gap: what must have passed since the last letter of its subscription.
+    """
+
+    item: Delivery
+    handover: Handover
+    min_gap: timedelta
+
+
 def hand_over(
-    connection: Connection,
-    item: Delivery,
-    handover: Handover,
-    *,
-    now: datetime,
-    min_gap: timedelta,
-    renew: bool = False,
-) -> bool:
-    """Say that the bytes of a claimed email are about to leave; everything is checked once more.
+    connection: Connection, leaving: Sequence[Leaving], *, now: datetime, renew: bool = False
+) -> set[DeliveryId]:
+    """Say that the bytes of claimed emails are about to leave; everything is checked once more.
 
     `renew`: it was said already, and the bytes did not leave at once.
 
-    The row must still be ours under a living lease, sending must not be stopped, a letter's subscription must be
+    Each row must still be ours under a living lease, sending must not be stopped, a letter's subscription must be
     active and `min_gap` must have passed since its last letter, a confirmation's must still want confirming.
 
     Returns:
-        Whether it may leave. Where not, nothing was changed.
+        Those that may leave. Of the others nothing was changed.
     """
-    lives = exists().where(worker.c.id == item.owner, worker.c.lease_until > DatabaseNow())
     believed = State.HANDING_OVER if renew else State.CLAIMED
-    statement = (
-        update(delivery)
-        .where(
-            _is_ours(item, believed),
-            lives,
-            ~sending_is_stopped(),
-            _wanted(item, now=now, min_gap=min_gap),
-        )
-        .values(
-            state=State.HANDING_OVER,
-            handing_over_at=DatabaseNow(),
-            revision=handover.revision,
-            message_id=handover.message_id,
-            message_date=handover.message_date,
-            affirmation=handover.affirmation,
-            posts=list(handover.posts),
-            number=handover.number,
-        )
-    )
-    return connection.execute(statement).rowcount == 1
+    granted: set[DeliveryId] = set()
+    for kind, statement in _HAND_OVER.items():
+        rows = [
+            _handover_values(each, believed, now=now)
+            for each in leaving
+            if (each.item.kind if each.item.kind in _HAND_OVER else None) is kind
+        ]
+        if renew or len(rows) == 1:
+            granted |= {row["b_id"] for row in rows if connection.execute(statement, row).rowcount == 1}
+        elif rows and connection.execute(statement, rows).rowcount == len(rows):
+            granted |= {row["b_id"] for row in rows}
+        elif rows:
+            granted |= _in_state(connection, rows, State.HANDING_OVER, epochs_later=0)
+    return granted
 
 
-def record_accepted(connection: Connection, item: Delivery, answer: Answer, *, now: datetime) -> bool:
-    """The mail server has it. False where the row is no longer ours."""
-    return _close(connection, item, State.SENT, now=now, answer=answer, received=True, sent_at=now)
+def record_accepted(
+    connection: Connection, accepted: Sequence[tuple[Delivery, Answer]], *, now: datetime
+) -> set[DeliveryId]:
+    """The mail server has them.
+
+    Returns:
+        Those that were still ours. Of the others nothing was changed.
+    """
+    rows = [
+        {
+            "b_id": item.id,
+            "b_state": State.HANDING_OVER,
+            "b_owner": item.owner,
+            "b_epoch": item.epoch,
+            "b_now": now,
+            **_answered(answer),
+        }
+        for item, answer in accepted
+    ]
+    if not rows:
+        return set()
+    if connection.execute(_ACCEPTED, rows).rowcount == len(rows):
+        return {item.id for item, _ in accepted}
+    return _in_state(connection, rows, State.SENT, epochs_later=1)
 
 
 def record_failed(connection: Connection, item: Delivery, answer: Answer, *, reason: str, now: datetime) -> bool:
     """Refused for good, or its retries are used up. False where the row is no longer ours."""
-    return _close(connection, item, State.FAILED, now=now, answer=answer, reason=reason)
+    statement = (
+        update(delivery)
+        .where(_is_ours(item, State.HANDING_OVER))
+        .values(
+            state=State.FAILED, closed_at=now, owner=None, handing_over_at=None, reason=reason,
+            attempt=delivery.c.attempt + 1, epoch=delivery.c.epoch + 1, **_answered(answer),
+        )
+    )  # fmt: skip
+    return connection.execute(statement).rowcount == 1
 
 
 def record_deferred(
@@ -242,9 +285,29 @@ def abandoned(connection: Connection, *, dead: Collection[str], silent_for: time
     return [to_delivery(row) for row in connection.execute(statement)]
 
 
-def still_wanted(connection: Connection, item: Delivery, *, now: datetime) -> bool:
-    """Whether what an email is for still stands; for a letter see `hand_over`."""
-    return bool(connection.scalar(select(_wanted(item, now=now, min_gap=timedelta()))))
+def still_wanted(connection: Connection, item: Delivery) -> bool:
+    """Whether what an email that is no letter is for still stands."""
+    if item.kind is not Kind.CONFIRMATION:
+        return True
+    return bool(connection.scalar(select(_UNCONFIRMED), {"b_subscription_id": item.subscription_id}))
+
+
+def _handover_values(leaving: Leaving, believed: State, *, now: datetime) -> dict[str, Any]:
+    item, handover = leaving.item, leaving.handover
+    return {
+        "b_id": item.id,
+        "b_state": believed,
+        "b_owner": item.owner,
+        "b_epoch": item.epoch,
+        "b_subscription_id": item.subscription_id,
+        "b_rested_before": now - leaving.min_gap,
+        "revision": handover.revision,
+        "message_id": handover.message_id,
+        "message_date": handover.message_date,
+        "affirmation": handover.affirmation,
+        "posts": list(handover.posts),
+        "number": handover.number,
+    }
 
 
 def _is_ours(item: Delivery, state: State) -> ColumnElement[bool]:
@@ -256,40 +319,65 @@ def _is_ours(item: Delivery, state: State) -> ColumnElement[bool]:
     )
 
 
-def _wanted(item: Delivery, *, now: datetime, min_gap: timedelta) -> ColumnElement[bool]:
-    its_own = subscription.c.id == item.subscription_id
-    match item.kind:
-        case Kind.LETTER:
-            rested = or_(subscription.c.last_letter_at.is_(None), subscription.c.last_letter_at <= now - min_gap)
-            return exists().where(its_own, subscription.c.state == SubscriptionState.ACTIVE, rested)
-        case Kind.CONFIRMATION:
-            unconfirmed = [SubscriptionState.PENDING, SubscriptionState.LEFT, SubscriptionState.FINISHED]
-            return exists().where(its_own, subscription.c.state.in_(unconfirmed))
-        case _:
-            return true()
-
-
 def _answered(answer: Answer) -> dict[str, Any]:
     return {"reply_code": answer.code, "reply_text": answer.text, "host": answer.host}
 
 
-def _close(
-    connection: Connection,
-    item: Delivery,
-    state: State,
-    *,
-    now: datetime,
-    answer: Answer,
-    received: bool = False,
-    sent_at: datetime | None = None,
-    reason: str | None = None,
-) -> bool:
-    statement = (
-        update(delivery)
-        .where(_is_ours(item, State.HANDING_OVER))
-        .values(
-            state=state, received=received, sent_at=sent_at, closed_at=now, owner=None, handing_over_at=None,
-            reason=reason, attempt=delivery.c.attempt + 1, epoch=delivery.c.epoch + 1, **_answered(answer),
-        )
-    )  # fmt: skip
-    return connection.execute(statement).rowcount == 1
+def _in_state(
+    connection: Connection, rows: Sequence[Mapping[str, Any]], state: State, *, epochs_later: int
+) -> set[DeliveryId]:
+    """Which of some rows are in the state that was written just now."""
+    epochs = {row["b_id"]: row["b_epoch"] + epochs_later for row in rows}
+    found = connection.execute(
+        select(delivery.c.id, delivery.c.epoch).where(delivery.c.id.in_(list(epochs)), delivery.c.state == state)
+    )
+    return {row.id for row in found if row.epoch == epochs[row.id]}
+
+
+# The two statements that run once a letter. Each is compiled once, and executed for many rows at a time.
+
+_OURS = and_(
+    delivery.c.id == bindparam("b_id"),
+    delivery.c.state == bindparam("b_state"),
+    delivery.c.owner == bindparam("b_owner"),
+    delivery.c.epoch == bindparam("b_epoch"),
+)
+_LIVES = exists().where(worker.c.id == bindparam("b_owner"), worker.c.lease_until > DatabaseNow())
+_ITS_OWN = subscription.c.id == bindparam("b_subscription_id", type_=Uuid())
+_RESTED = exists().where(
+    _ITS_OWN,
+    subscription.c.state == SubscriptionState.ACTIVE,
+    or_(
+        subscription.c.last_letter_at.is_(None),
+        subscription.c.last_letter_at <= bindparam("b_rested_before", type_=UtcDateTime()),
+    ),
+)
+_UNCONFIRMED = exists().where(
+    _ITS_OWN,
+    subscription.c.state.in_([SubscriptionState.PENDING, SubscriptionState.LEFT, SubscriptionState.FINISHED]),
+)
+_HAND_OVER: dict[Kind | None, Update] = {
+    kind: update(delivery)
+    .where(_OURS, _LIVES, ~sending_is_stopped(), wanted)
+    .values(
+        state=State.HANDING_OVER,
+        handing_over_at=DatabaseNow(),
+        **{
+            name: bindparam(name)
+            for name in ("revision", "message_id", "message_date", "affirmation", "posts", "number")
+        },
+    )
+    for kind, wanted in {Kind.LETTER: _RESTED, Kind.CONFIRMATION: _UNCONFIRMED, None: true()}.items()
+}
+"""By kind what must hold for an email to leave; None for all other kinds."""
+
+_ACCEPTED = (
+    update(delivery)
+    .where(_OURS)
+    .values(
+        state=State.SENT, received=True, owner=None, handing_over_at=None, reason=None,
+        sent_at=bindparam("b_now", type_=UtcDateTime()), closed_at=bindparam("b_now", type_=UtcDateTime()),
+        attempt=delivery.c.attempt + 1, epoch=delivery.c.epoch + 1,
+        **{name: bindparam(name) for name in ("reply_code", "reply_text", "host")},
+    )
+)  # fmt: skip

@@ -8,7 +8,7 @@ from datetime import date, datetime, time
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, and_, case, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, case, delete, exists, func, insert, or_, select, update
 
 from newsletter.domain.cadence import Slot
 from newsletter.domain.delivery import Kind
@@ -25,7 +25,13 @@ from newsletter.store.tables import (
     subscription,
     suppression,
 )
-from newsletter.store.types import ordered_id
+from newsletter.store.types import UtcDateTime, ordered_id
+
+_MOVING = (
+    "state", "round", "last_step", "anchor", "seen_revision", "next_due_at", "due_rule", "last_letter_at",
+    "resumed_at", "confirmed_at",
+)  # fmt: skip
+"""What of a subscription changes after it was made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +68,14 @@ class Subscription:
     resumed_at: datetime | None
     created_at: datetime
     confirmed_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """The affirmations and posts that a reader has been shown, the one shown longest ago first."""
+
+    affirmations: dict[str, None]
+    posts: dict[str, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +140,12 @@ def get_subscribers(connection: Connection, identifiers: Collection[UUID]) -> di
     """The subscribers of those ids."""
     rows = connection.execute(select(subscriber).where(subscriber.c.id.in_(identifiers)))
     return {row.id: _to_subscriber(row) for row in rows}
+
+
+def lock_subscribers(connection: Connection, identifiers: Collection[UUID]) -> dict[UUID, Subscriber]:
+    """The subscribers of those ids, their rows kept until the transaction ends; locked in one order everywhere."""
+    statement = select(subscriber).where(subscriber.c.id.in_(identifiers)).order_by(subscriber.c.id)
+    return {row.id: _to_subscriber(row) for row in connection.execute(statement.with_for_update())}
 
 
 def list_subscribers(
@@ -201,6 +221,12 @@ def get_subscription(connection: Connection, identifier: UUID) -> Subscription |
     return None if row is None else _to_subscription(row)
 
 
+def get_subscriptions(connection: Connection, identifiers: Collection[UUID]) -> dict[UUID, Subscription]:
+    """The subscriptions of those ids."""
+    rows = connection.execute(select(subscription).where(subscription.c.id.in_(identifiers)))
+    return {row.id: _to_subscription(row) for row in rows}
+
+
 def subscriptions_of(connection: Connection, subscriber_id: UUID) -> list[Subscription]:
     """All subscriptions of one subscriber, the oldest first."""
     return subscriptions_of_many(connection, [subscriber_id]).get(subscriber_id, [])
@@ -271,6 +297,27 @@ def save_subscription(connection: Connection, before: Subscription, record: Subs
         subscription.c.next_due_at.is_not_distinct_from(before.next_due_at),
     )
     return connection.execute(update(subscription).where(unmoved).values(changed)).rowcount == 1
+
+
+def save_subscriptions(connection: Connection, changes: Sequence[tuple[Subscription, Subscription]]) -> None:
+    """`save_subscription` for many, each (before, record), in one statement."""
+    if not changes:
+        return
+    unmoved = and_(
+        subscription.c.id == bindparam("b_id"),
+        subscription.c.state == bindparam("b_state"),
+        subscription.c.next_due_at.is_not_distinct_from(bindparam("b_next_due_at", type_=UtcDateTime())),
+    )
+    rows = [
+        {
+            **{name: getattr(record, name) for name in _MOVING},
+            "b_id": before.id,
+            "b_state": before.state,
+            "b_next_due_at": before.next_due_at,
+        }
+        for before, record in changes
+    ]
+    connection.execute(update(subscription).where(unmoved).values({name: bindparam(name) for name in _MOVING}), rows)
 
 
 def leave(connection: Connection, record: Subscription) -> bool:
@@ -415,33 +462,29 @@ def erase_subscription(connection: Connection, record: Subscription, *, before: 
     return gone
 
 
-def shown_to(connection: Connection, subscriber_id: UUID) -> tuple[list[str], list[str]]:
-    """What a reader has been shown in letters they received.
-
-    Returns:
-        The affirmations and the posts, each once and at its latest showing, the one shown longest ago first.
-    """
+def shown_to(connection: Connection, subscriber_ids: Collection[UUID]) -> dict[UUID, Shown]:
+    """What each reader has been shown in letters they received."""
     shown_at = case((delivery.c.sent_at.is_(None), delivery.c.due_at), else_=delivery.c.sent_at)
     rows = connection.execute(
-        select(delivery.c.affirmation, delivery.c.posts)
+        select(delivery.c.subscriber_id, delivery.c.affirmation, delivery.c.posts)
         .where(
-            delivery.c.subscriber_id == subscriber_id,
+            delivery.c.subscriber_id.in_(subscriber_ids),
             delivery.c.kind == Kind.LETTER,
             or_(delivery.c.received, delivery.c.state == DeliveryState.UNCERTAIN),
         )
         .order_by(shown_at, delivery.c.id)
     )
-    affirmations: dict[str, None] = {}
-    posts: dict[str, None] = {}
+    found = {identifier: Shown(affirmations={}, posts={}) for identifier in subscriber_ids}
     for row in rows:
+        shown = found[row.subscriber_id]
         for latest, keys in (
-            (affirmations, [row.affirmation] if row.affirmation else []),
-            (posts, row.posts or []),
+            (shown.affirmations, [row.affirmation] if row.affirmation else []),
+            (shown.posts, row.posts or []),
         ):
             for key in keys:
                 latest.pop(key, None)
                 latest[key] = None
-    return list(affirmations), list(posts)
+    return found
 
 
 def _one_subscriber(connection: Connection, condition: Any, *, lock: bool) -> Subscriber | None:  # noqa: ANN401

@@ -207,12 +207,12 @@ class TestSwitch:
         house.ask("ben@example.org")
         house.app.overseeing.stop(now=house.now)
         house.app.overseeing.stop(now=house.now)
-        assert house.app.sending.is_stopped()
+        assert house.app.office.is_stopped()
         house.at("2026-11-24 09:00")
         assert house.work() == 0
         assert house.mails() == []
         house.app.overseeing.start(now=house.now)
-        assert not house.app.sending.is_stopped()
+        assert not house.app.office.is_stopped()
         assert house.work() == 2
         assert maria.steps() == ["one"]
 

@@ -47,7 +47,7 @@ def life_lines(tmp_path: Path) -> Path:
 @pytest.fixture
 def rescuing(house: House, life_lines: Path) -> Rescuing:
     """The rescuer, on a host of its own."""
-    return Rescuing(database=house.app.database, recorder=house.app.sending.recorder, life_lines=life_lines)
+    return Rescuing(database=house.app.database, recorder=house.app.office.recorder, life_lines=life_lines)
 
 
 @pytest.fixture

@@ -546,9 +546,9 @@ def test_stopped_means_that_nothing_leaves_and_nothing_is_lost(house: House, mar
     house.app.overseeing.stop(now=house.now)
     assert house.send() == 0
     assert maria.delivery().state is State.PLANNED
-    assert house.app.sending.is_stopped()
+    assert house.app.office.is_stopped()
     house.app.overseeing.start(now=house.now)
-    assert not house.app.sending.is_stopped()
+    assert not house.app.office.is_stopped()
     assert house.send() == 1
 
 

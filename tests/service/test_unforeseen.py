@@ -105,8 +105,8 @@ def test_a_lost_letter_that_cannot_be_judged_keeps_no_other_from_being_judged(
     lanes = [house.lane(letters=True, worker=house.worker) for _ in readers]
     assert house.lanes
     with monkeypatch.context() as patch:
-        patch.setattr(house.app.sending.recorder, "record", _never)
-        patch.setattr(house.app.sending.recorder, "record_alone", lambda *_, **__: False)
+        patch.setattr(house.app.office.recorder, "record", _never)
+        patch.setattr(house.app.office.recorder, "record_alone", lambda *_, **__: False)
         for lane in lanes:
             lane.send_due()
             lane.close()

@@ -33,6 +33,7 @@ from newsletter.domain.addresses import parse_address
 from newsletter.domain.delivery import Kind
 from newsletter.domain.delivery import State as DeliveryState
 from newsletter.domain.subscription import State
+from newsletter.service.desk import Desk
 from newsletter.service.publishing import Orders, Publication
 from newsletter.service.sending import Lane
 from newsletter.service.subscribing import SignUp
@@ -428,14 +429,8 @@ class House:
         self, *, letters: bool, worker: str | None = None, open_mailer: Callable[[], Mailer] | None = None
     ) -> Lane:
         """One lane more."""
-        return Lane(
-            self.app.sending,
-            worker=worker or self.worker,
-            letters=letters,
-            open_mailer=open_mailer or self.app.open_mailer,
-            clock=self.clock,
-            stop=self.stop,
-        )
+        desk = Desk(self.app.office, worker=worker or self.worker, letters=letters, clock=self.clock, stop=self.stop)
+        return Lane(desk, open_mailer=open_mailer or self.app.open_mailer, stop=self.stop)
 
     def hang_up(self) -> None:
         """Close the lanes; the next work opens new ones, which have no trouble behind them."""
