@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 # Test processes at a time: more than two cores, because many tests wait for other processes.
 WORKERS ?= 4
-PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=load --maxschedchunk=2
 
 # The first Python that runs and fits; PYTHON=… names another. That a name is on PATH does not mean that it
 # runs: version managers leave names that only print an error.

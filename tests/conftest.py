@@ -143,13 +143,15 @@ def browser() -> Iterator[Browser]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses a server or the browser, so that nobody has to remember it."""
+    """Mark what uses a server or the browser, so that nobody has to remember it; put what takes long first."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & {"postgres", "postgres_cluster"}:
             item.add_marker(pytest.mark.postgres)
         if "browser" in fixtures:
             item.add_marker(pytest.mark.browser)
+    # Otherwise one process would be at a journey of a minute when the others have nothing left to do.
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "journeys" not in item.path.parts))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -107,5 +107,6 @@ class Choices:
             return None
         code = country.strip().upper()
         if code not in (known := self.countries()):
-            raise InvalidChoice(f"Choose one of {', '.join(known)}, or leave it open.", field="country")
+            there = f"Choose one of {', '.join(known)}" if known else "There are no help lines for any country yet"
+            raise InvalidChoice(f"{there}; or leave the country open.", field="country")
         return code

@@ -41,13 +41,18 @@ def smtp_server() -> Iterator[SmtpServer]:
 
 
 @pytest.fixture
-def open_program(tmp_path: Path, smtp_server: SmtpServer) -> Iterator[OpenProgram]:
-    """Makes installations that send to the mail server; whatever they leave running ends with the test."""
+def open_program(tmp_path: Path, smtp_server: SmtpServer, request: pytest.FixtureRequest) -> Iterator[OpenProgram]:
+    """Makes installations that send to the mail server; whatever they leave running ends with the test.
+
+    Measuring coverage doubles the time that a process takes to start: only a module that says `COVERED` has it.
+    """
     made: list[Program] = []
+    covered = getattr(request.module, "COVERED", False)
 
     def open_one(database_url: str, /, **settings: object) -> Program:
         folder = tmp_path / f"installation-{len(made)}"
-        made.append(Program(folder, **{"database_url": database_url, "mail_url": smtp_server.url, **settings}))
+        usual = {"database_url": database_url, "mail_url": smtp_server.url}
+        made.append(Program(folder, covered=covered, **{**usual, **settings}))
         return made[-1]
 
     yield open_one

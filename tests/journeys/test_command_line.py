@@ -21,6 +21,9 @@ from tests.journeys.content import SERIES, STEPS, write_content
 from tests.support.program import HOST, Finished, Program, free_port
 from tests.support.smtp_server import Reply, SmtpServer
 
+COVERED = True
+"""What these tests are about is covered nowhere else."""
+
 READER = "reader-000@example.org"
 NOBODY = "nobody@example.org"
 NO_ID = "01a20858-50f2-7167-8298-5f8ee04d626c"

@@ -24,7 +24,7 @@ from tests.support.program import Running
 from tests.support.smtp_server import Delay, Hang, Received, Session, SmtpServer
 
 # `KILLS=1000 make test TEST_ARGS="tests/journeys/test_killed.py -k random -rP"` for a night.
-KILLS = int(os.environ.get("KILLS", "25"))
+KILLS = int(os.environ.get("KILLS", "20"))
 CONNECTIONS = 4
 WEEK = timedelta(days=7)
 STAGES = ("banner", "ehlo", "mail", "rcpt", "data", "body", "dot")

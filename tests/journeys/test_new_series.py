@@ -15,6 +15,9 @@ from tests.journeys.content import write_content
 from tests.journeys.reading import forms_in, link, part, read
 from tests.support.smtp_server import SmtpServer
 
+COVERED = True
+"""What these tests are about is covered nowhere else."""
+
 KEY = "small-steps"
 SERIES = {
     "sequence.yaml": "title: Two letters on small steps\nstart: ask\non_finish: stop\n",

@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from newsletter.rendering.facts import Site
 
 
-@pytest.fixture(scope="session", autouse=True)
+# The fixtures that fill these are gone when a module ends, so that no other room meets what they patch.
+_COMPILED: dict[tuple[str, str | None, str | None], Any] = {}
+_SOUND: set[tuple[str, Site, str, str]] = set()
+
+
+@pytest.fixture(scope="module", autouse=True)
 def templates_compiled_once() -> Iterator[None]:
     """Jinja compiles the same template to the same code: once for all tests, which halves their time."""
-    compiled: dict[tuple[str, str | None, str | None], Any] = {}
     usual = LetterEnvironment.compile
 
     def compile_once(
@@ -32,26 +36,25 @@ def templates_compiled_once() -> Iterator[None]:
         if more or not isinstance(source, str):
             return usual(self, source, name, filename, *more)
         key = (source, name, filename)
-        if key not in compiled:
-            compiled[key] = usual(self, source, name, filename)
-        return compiled[key]
+        if key not in _COMPILED:
+            _COMPILED[key] = usual(self, source, name, filename)
+        return _COMPILED[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LetterEnvironment, "compile", compile_once)
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def letters_checked_once() -> Iterator[None]:
     """A letter that was found sound is not proofread again for the next test that publishes the same folder."""
-    sound: set[tuple[str, Site, str, str]] = set()
     usual = Typesetter.check
 
     def check_once(self: Typesetter, sequence: Sequence, step: Step) -> None:
         key = (snapshot.digest(self._revision), self._site, sequence.key, step.key)
-        if key not in sound:
+        if key not in _SOUND:
             usual(self, sequence, step)
-            sound.add(key)
+            _SOUND.add(key)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Typesetter, "check", check_once)

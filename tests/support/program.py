@@ -182,11 +182,13 @@ class Program:
 
     Args:
         folder: an empty folder; database and logs may lie in it.
+        covered: whether the coverage of its processes is measured; they take twice as long to start then.
         settings: by name as in `Settings`, without the prefix; `from_` for FROM. None leaves one out.
     """
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, *, covered: bool = False, **settings: object) -> None:
         self.folder = folder
+        self._covered = covered
         self._home = folder / "home"
         self._home.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
@@ -288,9 +290,8 @@ class Program:
     def _environment(self, settings: Mapping[str, object]) -> dict[str, str]:
         kept = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT")
         # Coverage follows into the processes of the tests by variables of its own.
-        environment = {
-            name: value for name, value in os.environ.items() if name in kept or name.startswith(("PYTHON", "COVERAGE"))
-        }
+        prefixes = ("PYTHON", "COVERAGE") if self._covered else ("PYTHON",)
+        environment = {name: value for name, value in os.environ.items() if name in kept or name.startswith(prefixes)}
         search = environment.get("PYTHONPATH", "")
         environment |= {
             "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [search])]),
