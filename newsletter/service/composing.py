@@ -66,7 +66,8 @@ class Material:
         letters = [item for item in items if item.subscription_id is not None and item.kind is Kind.LETTER]
         readers = {item.subscriber_id for item in items}
         choosing = {item.subscriber_id for item in letters if _chooses(step_of(edition, item))}
-        records = subscriptions.get_subscriptions(connection, {item.subscription_id for item in letters})
+        ids = {item.subscription_id for item in letters if item.subscription_id is not None}
+        records = subscriptions.get_subscriptions(connection, ids)
         return cls(
             readers=subscriptions.get_subscribers(connection, readers),
             records=records,

@@ -135,13 +135,15 @@ class Desk:
         with self._mutex:
             self._attending += 1
         try:
+            self._release()
             yield
         finally:
             with self._mutex:
                 self._attending -= 1
-                is_last = self._attending == 0
-            if is_last:
-                self.give_back()
+                if self._attending == 0:
+                    self._unreleased += self._stock
+                    self._stock.clear()
+            self._release()
 
     def has_work(self) -> bool:
         """Whether anything is due; what is found is claimed."""
@@ -196,11 +198,9 @@ class Desk:
         with self._mutex:
             self._unreleased.append(item)
 
-    def give_back(self) -> None:
-        """Give back everything that is claimed and was not given out."""
+    def _release(self) -> None:
+        """Tell the database what is given back."""
         with self._mutex:
-            self._unreleased += self._stock
-            self._stock.clear()
             items = list(self._unreleased)
         if not items:
             return
@@ -209,8 +209,9 @@ class Desk:
             for item in items:
                 # Its handover may have been committed all the same; no byte has left.
                 handovers.record_deferred(connection, item, _NO_ANSWER, next_try_at=self._clock.now(), counts=False)
+        told = {item.id for item in items}
         with self._mutex:
-            self._unreleased = [item for item in self._unreleased if item not in items]
+            self._unreleased = [item for item in self._unreleased if item.id not in told]
 
     # The clerk
 

@@ -16,7 +16,7 @@ from newsletter.liveness import LifeLine, is_known_dead
 from newsletter.service.rescuing import LEASE, LONGEST_ANSWER, RENEW_EVERY, Rescuing
 from newsletter.store import handovers, tables, workers
 from newsletter.store.deliveries import Delivery
-from newsletter.store.handovers import Handover
+from newsletter.store.handovers import Handover, Leaving
 from newsletter.store.types import DatabaseNow
 from tests.support.building import House, Reader, local
 
@@ -80,7 +80,9 @@ def hand_over(house: House, worker: str = LOST) -> Delivery:
     item = claim(house, worker)
     handover = Handover(revision=1, message_id=f"<{item.id}@example.org>", message_date=house.now, number=1)
     with house.app.database.write() as connection:
-        assert handovers.hand_over(connection, item, handover, now=house.now, min_gap=timedelta())
+        assert handovers.hand_over(
+            connection, [Leaving(item=item, handover=handover, min_gap=timedelta())], now=house.now
+        )
     return item
 
 
@@ -155,7 +157,9 @@ def test_a_living_worker_keeps_what_it_holds(house: House, maria: Reader, rescui
         assert rescuing.rescue(HELPER, now=house.now) == 0
         handover = Handover(revision=1, message_id="<a@example.org>", message_date=house.now)
         with house.app.database.write() as connection:
-            assert handovers.hand_over(connection, item, handover, now=house.now, min_gap=timedelta())
+            assert handovers.hand_over(
+                connection, [Leaving(item=item, handover=handover, min_gap=timedelta())], now=house.now
+            )
         assert rescuing.rescue(HELPER, now=house.now) == 0
     assert maria.delivery().state is State.HANDING_OVER
 

@@ -16,8 +16,9 @@ from newsletter.domain.delivery import Kind, State
 from newsletter.domain.retry import FIRST_PAUSE, MAX_ATTEMPTS
 from newsletter.domain.subscription import State as Standing
 from newsletter.errors import DatabaseUnavailable
-from newsletter.service import sending
+from newsletter.service import desk, sending
 from newsletter.service.composing import Composer
+from newsletter.service.desk import Desk, Handed
 from newsletter.store import tables
 from newsletter.store.types import DatabaseNow
 from tests.support.building import NOW, House, letter, local
@@ -647,32 +648,36 @@ def test_a_lost_lease_gives_a_confirmation_back(house: House, monkeypatch: pytes
     assert house.send() == 1
 
 
+@pytest.mark.parametrize("stays", [True, False], ids=["the reader stays", "the reader leaves meanwhile"])
 def test_a_handover_that_took_too_long_is_renewed_with_the_same_checks(
-    house: House, maria: Reader, monkeypatch: pytest.MonkeyPatch
+    house: House, maria: Reader, monkeypatch: pytest.MonkeyPatch, *, stays: bool
 ):
-    """Where the commit took more than two seconds everything is asked again; who has left gets nothing."""
+    """Where the commit took more than two seconds everything is asked again; who is paused gets nothing."""
     house.plan()
-    usual = sending.handovers.hand_over
+    usual, renew = desk.handovers.hand_over, Desk.renew
     renewals = []
 
-    def slow(*arguments: Any, **named: Any) -> bool:
-        renewals.append(named["renew"])
-        if named["renew"]:
-            with_record = maria.subscription()
-            assert with_record.state is Standing.ACTIVE
-        return usual(*arguments, **named)
+    def slow(*arguments: Any, renew: bool = False, **named: Any) -> Any:
+        renewals.append(renew)
+        return usual(*arguments, renew=renew, **named)
 
-    ticks = iter([0.0, 3.0, 10.0, 10.1])
-    monkeypatch.setattr(sending.handovers, "hand_over", slow)
+    def long_ago_and_then_now() -> float:
+        return next(ticks, time.monotonic())
+
+    def meanwhile(self: Desk, handed: Handed) -> Handed | None:
+        if not stays:
+            maria.pause(weeks=1)
+        return renew(self, handed)
+
+    ticks = iter([time.monotonic() - 3.0])
+    monkeypatch.setattr(desk.handovers, "hand_over", slow)
     # The clock of this module only: the worker's other threads look at theirs whenever they like.
-    monkeypatch.setattr(sending, "time", SimpleNamespace(monotonic=lambda: next(ticks, 20.0), sleep=time.sleep))
-    composed_lane = house.lanes[1]
-    with house.app.database.write() as connection:
-        (item,) = sending.handovers.claim_due(connection, owner=house.worker, letters=True, now=house.now, limit=1)
-    ready = composed_lane._make_ready(item, now=house.now)
-    assert ready is not None
-    assert renewals == [False, True]
-    assert maria.delivery().state is State.HANDING_OVER
+    monkeypatch.setattr(desk, "time", SimpleNamespace(monotonic=long_ago_and_then_now))
+    monkeypatch.setattr(Desk, "renew", meanwhile)
+    assert house.lanes[1].send_due() == stays
+    assert renewals[:2] == [False, True]
+    assert maria.steps() == (["one"] if stays else [])
+    assert maria.delivery().state is (State.SENT if stays else State.WITHDRAWN)
 
 
 def test_a_confirmation_that_nobody_waits_for_is_withdrawn(house: House, monkeypatch: pytest.MonkeyPatch):

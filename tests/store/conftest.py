@@ -16,7 +16,7 @@ from newsletter.domain.subscription import State
 from newsletter.store import deliveries, handovers, subscriptions, tables, workers
 from newsletter.store.database import Database
 from newsletter.store.deliveries import Delivery
-from newsletter.store.handovers import Answer, Handover
+from newsletter.store.handovers import Answer, Handover, Leaving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +114,8 @@ class Store:
         """Whether a claimed letter may leave; it is handed over then."""
         handover = Handover(revision=1, message_id=f"<{item.id}@example.org>", message_date=now)
         with self.database.write() as connection:
-            return handovers.hand_over(connection, item, handover, now=now, min_gap=GAP, renew=renew)
+            leaving = Leaving(item=item, handover=handover, min_gap=GAP)
+            return bool(handovers.hand_over(connection, [leaving], now=now, renew=renew))
 
     def handed_over(self, record: Subscription | None = None) -> Delivery:
         """A letter that worker-1 is handing over."""

@@ -322,7 +322,7 @@ class TestHandover:
         store.set("subscription", record.id, state=state, confirmed_at=NOW)
         assert store.hand_over(item) is leaves
         with store.read() as connection:
-            assert handovers.still_wanted(connection, item, now=NOW) is leaves
+            assert handovers.still_wanted(connection, item) is leaves
 
     def test_other_kinds_ask_for_no_state(self, store: Store):
         """A mail that says that somebody is on the list already leaves whatever became of the subscription."""
@@ -345,7 +345,7 @@ class TestRecording:
 
     def test_accepted_is_sent_and_received(self, store: Store, item: Delivery):
         """An accepted letter is closed, received, owned by nobody, and keeps the server's words."""
-        assert do(store, handovers.record_accepted, item, YES, now=NOW)
+        assert do(store, handovers.record_accepted, [(item, YES)], now=NOW)
         found = store.delivery(item.id)
         assert (found.state, found.received, found.sent_at, found.closed_at) == (State.SENT, True, NOW, NOW)
         assert (found.owner, found.handing_over_at, found.attempt, found.epoch) == (None, None, 1, item.epoch + 1)
@@ -411,7 +411,7 @@ class TestRecording:
                 store.set("delivery", item.id, state="withdrawn", owner=None, handing_over_at=None)
         before = store.delivery(item.id)
         writes: list[Callable[..., Any]] = [
-            lambda c: handovers.record_accepted(c, believed, YES, now=NOW),
+            lambda c: handovers.record_accepted(c, [(believed, YES)], now=NOW),
             lambda c: handovers.record_failed(c, believed, NOT_NOW, reason="x", now=NOW),
             lambda c: handovers.record_deferred(c, believed, NOT_NOW, next_try_at=NOW, counts=True),
             lambda c: handovers.hold(c, believed, believed=State.HANDING_OVER, reason="x"),
@@ -430,8 +430,8 @@ class TestRecording:
         store.worker("worker-2")
         (again,) = store.claim("worker-2")
         assert store.hand_over(again)
-        assert not do(store, handovers.record_accepted, item, YES, now=NOW)
-        assert do(store, handovers.record_accepted, again, YES, now=NOW)
+        assert not do(store, handovers.record_accepted, [(item, YES)], now=NOW)
+        assert do(store, handovers.record_accepted, [(again, YES)], now=NOW)
 
 
 class TestReleasing:
@@ -671,10 +671,10 @@ class TestTheOperator:
         """Replies and hosts of what was closed long ago go; step, outcome, affirmation and posts stay."""
         store.worker()
         item, young = store.handed_over(), None
-        do(store, handovers.record_accepted, item, YES, now=NOW)
+        do(store, handovers.record_accepted, [(item, YES)], now=NOW)
         store.set("delivery", item.id, affirmation="go-slowly", posts=["a", "b"], payload={"x": 1})
         young = store.handed_over()
-        do(store, handovers.record_accepted, young, YES, now=NOW + SECOND)
+        do(store, handovers.record_accepted, [(young, YES)], now=NOW + SECOND)
         assert do(store, deliveries.empty_old_details, before=NOW + SECOND, limit=10) == 1
         assert do(store, deliveries.empty_old_details, before=NOW + SECOND, limit=10) == 0
         found = store.delivery(item.id)
@@ -723,7 +723,7 @@ class TestLooking:
         store.worker()
         record = store.subscription()
         item = store.handed_over(record)
-        do(store, handovers.record_accepted, item, YES, now=NOW)
+        do(store, handovers.record_accepted, [(item, YES)], now=NOW)
         store.set("delivery", item.id, round=7)
         store.letter(record, step="two")
         with store.read() as connection:

@@ -153,7 +153,7 @@ def test_a_verdict_and_a_withdrawal_at_once_lose_no_verdict(store: Store):
         for item in items:
             with store.write() as connection:
                 subscriptions.get_subscriber(connection, item.subscriber_id, lock=True)
-                assert handovers.record_accepted(connection, item, YES, now=NOW)
+                assert handovers.record_accepted(connection, [(item, YES)], now=NOW)
 
     def leave_all() -> None:
         for record in reversed(records):
@@ -180,7 +180,7 @@ def test_a_rescue_and_a_late_verdict_agree_on_one_of_them(store: Store):
                     told.add(item.id)
 
     at_once(
-        lambda: judge(sent, items, lambda c, item: handovers.record_accepted(c, item, YES, now=NOW)),
+        lambda: judge(sent, items, lambda c, item: handovers.record_accepted(c, [(item, YES)], now=NOW)),
         lambda: judge(
             doubted,
             items[::-1],

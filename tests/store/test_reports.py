@@ -64,7 +64,7 @@ def test_a_dossier_holds_everything_about_one_reader(store: Store):
     record = store.subscription(reader)
     item = store.handed_over(record)
     with store.write() as connection:
-        handovers.record_accepted(connection, item, YES, now=NOW)
+        handovers.record_accepted(connection, [(item, YES)], now=NOW)
         subscriptions.tell(connection, "paused", subscriber_id=reader.id, now=NOW)
     store.letter()
     found = look(store, reports.dossier, address_key="maria@example.org")

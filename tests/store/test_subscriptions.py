@@ -290,18 +290,18 @@ class TestShown:
             item = store.letter(record, step=f"step-{number}")
             (item,) = store.claim()
             assert store.hand_over(item)
-            do(store, handovers.record_accepted, item, YES, now=NOW + number * DAY)
+            do(store, handovers.record_accepted, [(item, YES)], now=NOW + number * DAY)
             store.set("delivery", item.id, affirmation=affirmation, posts=posts)
         held = store.letter(record, step="held")
         store.set("delivery", held.id, state="held", affirmation="never", posts=["never"])
-        assert look(store, subscriptions.shown_to, reader.id) == (["slow", "calm"], ["b", "c", "a"])
+        assert shown(store, reader.id) == (["slow", "calm"], ["b", "c", "a"])
 
     def test_what_may_have_arrived_was_shown(self, store: Store):
         """An uncertain letter counts as shown, at its slot."""
         record = store.subscription()
         item = store.letter(record)
         store.set("delivery", item.id, state="uncertain", doubts=1, affirmation="calm", posts=["a"])
-        assert look(store, subscriptions.shown_to, record.subscriber_id) == (["calm"], ["a"])
+        assert shown(store, record.subscriber_id) == (["calm"], ["a"])
 
 
 def test_the_table_of_transitions_is_complete():
@@ -311,3 +311,9 @@ def test_the_table_of_transitions_is_complete():
     assert {state for state in State if after(state, Action.CONFIRM)} == {State.PENDING, State.LEFT, State.FINISHED}
     assert {after(state, Action.CONFIRM) for state in State} == {State.ACTIVE, None}
     assert all(isinstance(made, State) for made in TRANSITIONS.values())
+
+
+def shown(store: Store, identifier: SubscriberId) -> tuple[list[str], list[str]]:
+    """What a reader has been shown, the one shown longest ago first."""
+    found = look(store, subscriptions.shown_to, [identifier])[identifier]
+    return list(found.affirmations), list(found.posts)
