@@ -29,7 +29,7 @@ settings.register_profile("local", max_examples=25, deadline=None)
 # The same examples in every run: a red CI speaks of the change, not of chance. New ones are found at home.
 settings.register_profile(
     "ci",
-    max_examples=100,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     print_blob=True,

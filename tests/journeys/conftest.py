@@ -44,10 +44,10 @@ def smtp_server() -> Iterator[SmtpServer]:
 def open_program(tmp_path: Path, smtp_server: SmtpServer, request: pytest.FixtureRequest) -> Iterator[OpenProgram]:
     """Makes installations that send to the mail server; whatever they leave running ends with the test.
 
-    Measuring coverage doubles the time that a process takes to start: only a module that says `COVERED` has it.
+    Measuring coverage makes a process take much longer to start: only a test that is marked `covered` has it.
     """
     made: list[Program] = []
-    covered = getattr(request.module, "COVERED", False)
+    covered = "covered" in request.keywords
 
     def open_one(database_url: str, /, **settings: object) -> Program:
         folder = tmp_path / f"installation-{len(made)}"

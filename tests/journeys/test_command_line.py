@@ -21,9 +21,6 @@ from tests.journeys.content import SERIES, STEPS, write_content
 from tests.support.program import HOST, Finished, Program, free_port
 from tests.support.smtp_server import Reply, SmtpServer
 
-COVERED = True
-"""What these tests are about is covered nowhere else."""
-
 READER = "reader-000@example.org"
 NOBODY = "nobody@example.org"
 NO_ID = "01a20858-50f2-7167-8298-5f8ee04d626c"
@@ -47,6 +44,7 @@ def call(line: str, says: str = "") -> Call:
     return Call(tuple(line.split()), says)
 
 
+@pytest.mark.covered
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_every_command_does_its_job(
@@ -286,6 +284,7 @@ def test_a_key_that_signed_links_must_stay(
     assert len(smtp_server.ledger) == 1
 
 
+@pytest.mark.covered
 def test_a_port_that_is_taken_is_named(seeded_sqlite: SeededDatabase, open_program: OpenProgram):
     """One clear line, and no worker stays behind."""
     program = open_program(seeded_sqlite(1))
@@ -325,6 +324,7 @@ def test_a_fresh_database_is_migrated_by_whoever_comes_first(
     assert [each.terminate() for each in running] == [0, 0]
 
 
+@pytest.mark.covered
 def test_content_that_is_wrong_does_not_keep_the_site_from_starting(
     sqlite_url: str, tmp_path: Path, open_program: OpenProgram
 ):

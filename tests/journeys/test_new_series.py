@@ -15,9 +15,6 @@ from tests.journeys.content import write_content
 from tests.journeys.reading import forms_in, link, part, read
 from tests.support.smtp_server import SmtpServer
 
-COVERED = True
-"""What these tests are about is covered nowhere else."""
-
 KEY = "small-steps"
 SERIES = {
     "sequence.yaml": "title: Two letters on small steps\nstart: ask\non_finish: stop\n",
@@ -135,6 +132,7 @@ def tells(line: str, key: str, mistake: Mistake) -> bool:
     return line.startswith(where) and mistake.word in line
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("orders", [("--retire", "three"), ()], ids=["named", "not named"])
 def test_a_series_with_readers_is_taken_back_only_by_name(
     orders: tuple[str, ...], seeded_sqlite: SeededDatabase, tmp_path: Path, open_program: OpenProgram

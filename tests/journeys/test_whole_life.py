@@ -303,7 +303,7 @@ READERS = {
 @pytest.mark.parametrize(
     ("engine", "readers"),
     [
-        ("sqlite", list(READERS)[:3]),
+        ("sqlite", list(READERS)[:2]),
         pytest.param("postgres", ["berlin@example.org"], marks=pytest.mark.postgres),
     ],
     ids=["sqlite", "postgres"],

@@ -29,8 +29,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode, urlsplit
+from uuid import uuid4
 
 import newsletter
+from tests.support import forks
 
 HOST = "127.0.0.1"
 SECRET_KEY = "a key of the tests that is long enough for anybody"
@@ -232,6 +234,13 @@ class Program:
 
     def command(self, *words: str, seconds: float = START_SECONDS, **settings: object) -> Finished:
         """Run a command to its end. `settings` count for this command only."""
+        if not self._covered:
+            outputs = (self.folder / f"out-{uuid4().hex}", self.folder / f"err-{uuid4().hex}")
+            code = forks.run(
+                words, folder=self._home, environment=self._environment(settings), outputs=outputs, seconds=seconds
+            )
+            out, err = (path.read_text(encoding="utf-8", errors="replace") for path in outputs)
+            return Finished(code=code, out=out, err=err)
         finished = subprocess.run(
             [sys.executable, "-m", "newsletter", *words],
             check=False,
