@@ -81,7 +81,8 @@ class Wire:
     def __init__(self) -> None:
         """Prepare, without a socket."""
         self.socket: socket.socket | None = None
-        self._unread = bytearray()
+        self._unread = b""
+        self._buffers = False  # TLS may hold bytes that came, so that the kernel knows of none
         self._readable = select.poll()
         self._ready = select.poll()
 
@@ -92,6 +93,7 @@ class Wire:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connected.settimeout(0)
         self.socket = connected
+        self._buffers = isinstance(connected, ssl.SSLSocket)
         self._readable = select.poll()
         self._readable.register(connected, select.POLLIN)
         self._ready = select.poll()
@@ -109,12 +111,15 @@ class Wire:
         Raises:
             OSError, ConversationError: the connection is gone, and nothing unread is left.
         """
-        if not self._unread:
-            try:
-                received = self._connected.recv(_RECEIVE_BYTES)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                return False  # Silence, as it should be.
-            self._take(received)
+        if self._unread:
+            return True
+        connected = self._connected
+        if not self._buffers and not self._readable.poll(0):
+            return False  # Silence, as it should be; an exception would say so more slowly.
+        try:
+            self._take(connected.recv(_RECEIVE_BYTES))
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
         return True
 
     def say(self, commands: bytes, *, deadline: float) -> None:
@@ -191,14 +196,17 @@ class Wire:
                 message = "sent a reply without end"
                 raise ConversationError(message)
             self._receive(deadline)
-        line = bytes(self._unread[: end + 1])
-        del self._unread[: end + 1]
+        line = self._unread[: end + 1]
+        self._unread = self._unread[end + 1 :]
         return line
 
     def _receive(self, deadline: float) -> None:
+        connected = self._connected
+        if not self._buffers:
+            _wait(self._readable, deadline)
         while True:
             try:
-                received = self._connected.recv(_RECEIVE_BYTES)
+                received = connected.recv(_RECEIVE_BYTES)
             except (BlockingIOError, ssl.SSLWantReadError):
                 _wait(self._readable, deadline)
             except ssl.SSLWantWriteError:
