@@ -217,8 +217,8 @@ class SmtpMailer:
             text = f"The mail server spoke out of turn: {refusal.reply_code} {refusal.reply_text}"
             return self._verdict(refusal.stage, None, text)
         if data_code // 100 == GO_ON or data_code == SHUTTING_DOWN:
-            # It waits for a message now, and even a lone dot would be one (RFC 2920, 3.1, says so itself, where
-            # it asks for a no to DATA). Only the end of the connection is understood as none.
+            # It waits for a message now. RFC 2920, 3.1, would send a lone dot, which a server that is not
+            # sure of its own no delivers as an empty letter; a connection that ends is never taken for one.
             self._drop()
         return refusal
 
