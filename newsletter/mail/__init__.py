@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import assert_never
 
 from newsletter.mail.base import Envelope, Mailer, MailRoute, Stage, Verdict, parse_mail_url
-from newsletter.mail.conversation import Timeouts
 from newsletter.mail.maildir import MaildirMailer
 from newsletter.mail.smtp import STANDARD_TIMEOUTS, SmtpMailer
+from newsletter.mail.wire import Timeouts
 
 __all__ = [
     "STANDARD_TIMEOUTS",

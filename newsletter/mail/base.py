@@ -25,8 +25,8 @@ class Stage(StrEnum):
     MAIL = "mail"
     RCPT = "rcpt"
     DATA = "data"
-    BODY = "body"  # the terminator had not been written: certainly not accepted
-    DOT = "dot"  # the terminator was being written, or had been
+    BODY = "body"  # the terminator's last byte had not been handed over: certainly not accepted
+    DOT = "dot"  # it had been
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,9 @@ def enhanced_status(code: int, text: str) -> str | None:
 
 def printable(text: str) -> str:
     """`text` as one line: control, bidirectional and other unprintable characters gone, length bounded."""
-    visible = "".join(character if character.isprintable() else " " for character in text[: 4 * REPLY_TEXT_LIMIT])
+    visible = text[: 4 * REPLY_TEXT_LIMIT]
+    if not visible.isprintable():
+        visible = "".join([character if character.isprintable() else " " for character in visible])
     return " ".join(visible.split())[:REPLY_TEXT_LIMIT]
 
 
@@ -373,6 +375,6 @@ def _refuse(fault: str, advice: str) -> NoReturn:
 
 
 def _refuse_injection(role: str, address: str) -> None:
-    if not address.isprintable() or any(character in " <>" for character in address):
+    if not address.isprintable() or " " in address or "<" in address or ">" in address:
         message = f"The {role} address holds a space, an angle bracket or a character that cannot be printed."
         raise ValueError(message)

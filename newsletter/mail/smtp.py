@@ -12,27 +12,16 @@ from typing import TYPE_CHECKING
 from newsletter.domain.delivery import Outcome
 from newsletter.errors import RelayUnavailable, SettingsError
 from newsletter.mail.base import DONE, GO_ON, Stage, Verdict, printable, verdict_of
-from newsletter.mail.conversation import (
-    FAILURES,
-    SHUTTING_DOWN,
-    Conversation,
-    ConversationError,
-    OutOfTurnError,
-    Timeouts,
-    is_positive,
-    own_name,
-    why,
-)
+from newsletter.mail.conversation import SHUTTING_DOWN, Conversation, is_positive, own_name, why
+from newsletter.mail.wire import FAILURES, ConversationError, OutOfTurnError, Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from newsletter.mail.base import Envelope, MailRoute
 
 STANDARD_TIMEOUTS = Timeouts()
 
 _LEADS_ON = {Stage.MAIL: DONE, Stage.RCPT: DONE, Stage.DATA: GO_ON}
-"""The first digit of the reply that leads to the next stage."""
+"""The first digit of the reply that leads to the next stage, in the order of the stages."""
 
 
 class SmtpMailer:
@@ -66,6 +55,7 @@ class SmtpMailer:
         self._route = route
         self._hello = local_hostname
         self._timeouts = timeouts
+        self._before_dot_seconds = (timeouts.message - timeouts.dot).total_seconds()
         self._letters_per_connection = letters_per_connection
         self._idle_unchecked = idle_unchecked
         self._context = _context_for(route) if route.tls == "required" else None
@@ -99,11 +89,15 @@ class SmtpMailer:
         misfit = self._misfit(conversation, envelope)
         if misfit is not None:
             return misfit
-        verdict = self._hand_over(conversation, envelope)
+        conversation.not_after = time.monotonic() + self._before_dot_seconds
         self._letters += 1
+        self._unfinished = True
+        verdict = self._hand_over(conversation, envelope)
+        conversation.not_after = math.inf
         self._used_at = time.monotonic()
-        self._unfinished = verdict.outcome is not Outcome.ACCEPTED
-        if _leaves_doubt(verdict):
+        if verdict.outcome is Outcome.ACCEPTED:
+            self._unfinished = False
+        elif _leaves_doubt(verdict):
             self._drop()
         return verdict
 
@@ -157,10 +151,10 @@ class SmtpMailer:
         """Judge, without asking again, by what the server offered in EHLO."""
         outcome = Outcome.REFUSED
         limit = conversation.size_limit_bytes
-        if envelope.needs_smtputf8 and "SMTPUTF8" not in conversation.extensions:
+        if envelope.needs_smtputf8 and "smtputf8" not in conversation.extensions:
             outcome = Outcome.RECIPIENT_REFUSED
             text = "The address has letters beyond ASCII, and the mail server does not offer SMTPUTF8."
-        elif not envelope.content.isascii() and "8BITMIME" not in conversation.extensions:
+        elif "8bitmime" not in conversation.extensions and not envelope.content.isascii():
             text = "The letter has 8-bit bytes, and the mail server does not offer 8BITMIME."
         elif limit is not None and len(envelope.content) > limit:
             text = f"The letter has {len(envelope.content)} bytes, and the mail server takes {limit}."
@@ -169,33 +163,74 @@ class SmtpMailer:
         return Verdict(outcome=outcome, stage=Stage.MAIL, reply_code=None, reply_text=text, host=self._route.host)
 
     def _hand_over(self, conversation: Conversation, envelope: Envelope) -> Verdict:
-        before_dot = self._timeouts.message - self._timeouts.dot
-        conversation.not_after = time.monotonic() + before_dot.total_seconds()
-        stage = Stage.MAIL
+        refusal = self._announce(conversation, envelope)
+        if refusal is not None:
+            return refusal
         try:
-            for stage, command in _commands(conversation, envelope):
-                code, text = conversation.ask(command)
-                if code // 100 != _LEADS_ON[stage]:
-                    return self._verdict(stage, code, text)
-            stage = Stage.BODY
-            conversation.write_body(envelope.content)
+            conversation.write_message(envelope.content)
         except OutOfTurnError as error:
-            # A refusal may come before the body is complete, and it is an answer. At any other stage nothing
-            # says what it answers.
-            if stage is Stage.BODY or error.code == SHUTTING_DOWN:
-                return self._verdict(stage, error.code, error.text)
-            return self._verdict(stage, None, f"The mail server {error}.")
+            # A refusal may come before the message is complete, and it is an answer.
+            return self._verdict(Stage.BODY, error.code, error.text)
         except FAILURES as failure:
-            return self._verdict(stage, None, _words_of(failure))
-        finally:
-            conversation.not_after = math.inf
+            return self._verdict(Stage.BODY, None, _words_of(failure))
         try:
-            code, text = conversation.end_body()
+            code, text = conversation.read_answer()
         except FAILURES as failure:
             return self._verdict(Stage.DOT, None, _words_of(failure))
         return self._verdict(Stage.DOT, code, text)
 
-    def _verdict(self, stage: Stage, code: int | None, text: str) -> Verdict:
+    def _announce(self, conversation: Conversation, envelope: Envelope) -> Verdict | None:
+        """Say MAIL, RCPT and DATA: None where the server waits for the message, else what the first no means."""
+        refusal: Verdict | None = None
+        code = 0
+        replies = conversation.ask_in_turn(_commands(conversation, envelope))
+        for stage, leads_on in _LEADS_ON.items():
+            try:
+                code, text = next(replies)
+            except FAILURES as failure:
+                if refusal is None:
+                    return self._failed(stage, failure)
+                self._drop()
+                return refusal
+            if refusal is None and code // 100 != leads_on:
+                refusal = self._verdict(stage, code, text)
+                if not conversation.pipelines or _leaves_doubt(refusal):
+                    return refusal
+        return None if refusal is None else self._settle(conversation, refusal, data_code=code)
+
+    def _settle(self, conversation: Conversation, refusal: Verdict, *, data_code: int) -> Verdict:
+        """Look whether the replies to a group with a no among them are in step, and whether it ended there.
+
+        Args:
+            conversation: where all replies of the group were read.
+            refusal: what the first no of the group means.
+            data_code: the last reply, that to DATA.
+        """
+        try:
+            in_step = data_code // 100 != DONE and not conversation.has_spoken()
+        except FAILURES:
+            in_step = True  # It hung up after the last reply, which takes nothing back.
+            self._drop()
+        if not in_step:
+            # One reply too many, or a "done" where none can be: the no may answer something else, and must not
+            # condemn an address.
+            text = f"The mail server spoke out of turn: {refusal.reply_code} {refusal.reply_text}"
+            return self._verdict(refusal.stage, None, text)
+        if data_code // 100 == GO_ON or data_code == SHUTTING_DOWN:
+            # It waits for a message now. RFC 2920, 3.1, would send a lone dot, which a server that is not
+            # sure of its own no delivers as an empty letter; a connection that ends is never taken for one.
+            self._drop()
+        return refusal
+
+    def _failed(self, stage: Stage, failure: Exception) -> Verdict:
+        if isinstance(failure, OutOfTurnError):
+            # Nothing says what it answers, but for a farewell.
+            if failure.code == SHUTTING_DOWN:
+                return self._verdict(stage, failure.code, failure.text)
+            return self._verdict(stage, None, f"The mail server {failure}.")
+        return self._verdict(stage, None, _words_of(failure))
+
+    def _verdict(self, stage: str, code: int | None, text: str) -> Verdict:
         return verdict_of(stage, code, text, host=self._route.host)
 
     @property
@@ -204,17 +239,15 @@ class SmtpMailer:
         return f"{host}:{self._route.port}"
 
 
-def _commands(conversation: Conversation, envelope: Envelope) -> Iterator[tuple[Stage, str]]:
+def _commands(conversation: Conversation, envelope: Envelope) -> tuple[str, str, str]:
     options = ""
-    if "SIZE" in conversation.extensions:
-        options += f" SIZE={len(envelope.content)}"
+    if "size" in conversation.extensions:
+        options = f" SIZE={len(envelope.content)}"
     if not envelope.content.isascii():
         options += " BODY=8BITMIME"
     if envelope.needs_smtputf8:
         options += " SMTPUTF8"
-    yield Stage.MAIL, f"MAIL FROM:<{envelope.sender}>{options}"
-    yield Stage.RCPT, f"RCPT TO:<{envelope.recipient}>"
-    yield Stage.DATA, "DATA"
+    return f"MAIL FROM:<{envelope.sender}>{options}", f"RCPT TO:<{envelope.recipient}>", "DATA"
 
 
 def _leaves_doubt(verdict: Verdict) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from newsletter.domain.delivery import Outcome
 from newsletter.errors import RelayUnavailable
 from newsletter.mail import Envelope, Mailer, Timeouts, open_mailer, parse_mail_url
-from newsletter.mail.conversation import Conversation, own_name
+from newsletter.mail.conversation import own_name
 from newsletter.mail.smtp import SmtpMailer
 from tests.mail.contract import QUICK, MailerContract, build_envelope
 from tests.support.smtp_server import EXTENSIONS, Delay, Reply, SmtpServer
@@ -207,18 +207,6 @@ def test_close_says_quit_and_does_not_wait_as_for_other_answers(
 
     assert smtp_server.commands[-1] == "QUIT"
     assert time.monotonic() - began < 5
-
-
-def test_a_body_without_its_terminator_is_not_accepted(smtp_server: SmtpServer) -> None:
-    """The terminator is not among the bytes that `write_body` writes, so that dying before it is certain."""
-    conversation = Conversation(parse_mail_url(smtp_server.url), context=None, hello="worker.example", timeouts=QUICK)
-    for command in ("MAIL FROM:<a@example.org>", "RCPT TO:<b@example.org>", "DATA"):
-        conversation.ask(command)
-    conversation.write_body(b"Subject: x\r\n\r\n.\r\n")
-    conversation.hang_up()
-
-    smtp_server.wait_for(lambda server: not server.open_connections)
-    assert smtp_server.ledger == []
 
 
 # What the server offers

@@ -67,6 +67,15 @@ MISPLACED = {
 }
 
 
+@pytest.fixture(params=["by turns", "pipelined"])
+def smtp_server(request: pytest.FixtureRequest) -> Iterator[SmtpServer]:
+    """Every fault meets both ways of a transaction."""
+    with SmtpServer() as server:
+        if request.param == "pipelined":
+            server.extensions.append("PIPELINING")
+        yield server
+
+
 @pytest.fixture
 def mailer(smtp_server: SmtpServer) -> Iterator[SmtpMailer]:
     mailer = SmtpMailer(parse_mail_url(smtp_server.url), local_hostname="worker.example", timeouts=QUICK)

@@ -86,12 +86,13 @@ def test_letters_and_password_travel_encrypted(secured: SmtpServer) -> None:
 
 
 def test_no_packet_waits_for_the_one_before(secured: SmtpServer) -> None:
-    """Body and terminator are two packets: Nagle's algorithm would cost 40 ms a letter."""
+    """Commands and message are a packet each: Nagle's algorithm would cost 40 ms a letter."""
     mailer = build_mailer(secured)
     mailer.open()
 
     assert mailer._conversation is not None
-    assert mailer._conversation._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert mailer._conversation._wire.socket is not None
+    assert mailer._conversation._wire.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     mailer.close()
 
 
@@ -265,7 +266,7 @@ def test_a_wrong_password_is_tried_once() -> None:
 
 
 @pytest.mark.parametrize("mechanisms", ["PLAIN", "LOGIN"])
-@pytest.mark.parametrize("code", [421, 454, 530, 534, 250])
+@pytest.mark.parametrize("code", [421, 454, 503, 530, 534, 250])
 def test_a_login_that_is_not_taken_is_unavailable(mechanisms: str, code: int) -> None:
     with SmtpServer(users=USERS, mechanisms=mechanisms) as server:
         server.script("auth", Reply(code, "4.7.0 Not now"))
@@ -274,6 +275,27 @@ def test_a_login_that_is_not_taken_is_unavailable(mechanisms: str, code: int) ->
             build_mailer(server).open()
 
         assert caught.value.reply_code == code
+
+
+def test_a_login_is_given_once_however_often_it_is_asked_for() -> None:
+    with SmtpServer(users=USERS, mechanisms="PLAIN") as server:
+        server.script("auth", Reply(334, "QWdhaW4="))
+
+        with pytest.raises(RelayUnavailable, match="did not take user and password") as caught:
+            build_mailer(server).open()
+
+        assert caught.value.reply_code == 334
+        assert server.commands == ["EHLO", "AUTH"]
+
+
+def test_a_login_that_is_asked_for_in_nonsense_is_not_given() -> None:
+    with SmtpServer(users=USERS, mechanisms="LOGIN") as server:
+        server.script("auth", Reply(334, "x"))
+
+        with pytest.raises(RelayUnavailable, match="not Base64"):
+            build_mailer(server).open()
+
+        assert server.commands == ["EHLO", "AUTH"]
 
 
 def test_a_login_that_the_server_does_not_offer_is_told() -> None:

@@ -255,11 +255,14 @@ class Login:
 class SmtpServer:
     """A scriptable SMTP server in threads of this process. See the module's text.
 
+    Attributes:
+        gathers: replies leave together once no command is waiting (RFC 2920, 3.2), or each by itself.
+
     Args:
         security: no TLS, STARTTLS offered, or TLS from the first byte.
         certificate: by default one signed by nobody but itself, for localhost, 127.0.0.1 and ::1.
         users: passwords by user; where given, AUTH is offered and MAIL is refused without it.
-        extensions: what EHLO offers besides STARTTLS and AUTH.
+        extensions: what EHLO offers besides STARTTLS and AUTH. Commands in one go are understood in any case.
         host: a loopback address.
         port: 0 picks a free one.
     """
@@ -285,6 +288,7 @@ class SmtpServer:
         self.heard: list[Heard] = []
         self.logins: list[Login] = []
         self.connections = 0
+        self.gathers = False
         self.stopping = threading.Event()
         self._certificate = certificate
         self._scripts: list[Script] = []
@@ -457,6 +461,7 @@ class Session:
         self.recipients: list[str] = []
         self.last_rcpt = ""
         self._unread = bytearray()
+        self._held = bytearray()
         self._answers: dict[str, Callable[[str], None]] = {
             "EHLO": self._ehlo,
             "HELO": self._agree,
@@ -667,8 +672,11 @@ class Session:
     # Bytes
 
     def send(self, data: bytes) -> None:
-        """Write all of it."""
-        self.socket.sendall(data)
+        """Write all of it, or hold it back where a command is waiting whose reply may go with it."""
+        self._held += data
+        if not (self.server.gathers and b"\r\n" in self._unread):
+            self.socket.sendall(self._held)
+            self._held.clear()
 
     def sleep(self, seconds: float | None) -> None:
         """Wait, or end with the server."""
