@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -34,6 +35,9 @@ from newsletter.settings import Late, OnUncertain, Replies, Settings
 from newsletter.store import revisions
 from newsletter.store.database import Database
 from newsletter.tokens import DEVELOPMENT_KEY_ID, TokenSigner
+
+if TYPE_CHECKING:
+    from newsletter.mail.dkim import DkimSigner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,7 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
     database = Database(settings.database_url, pool_size=settings.smtp_connections + 6)
     signer = TokenSigner(settings.secret_keys)
     editions = Editions(site=site, shipped_templates=templates_dir())
-    composer = Composer(site=site, signer=signer, editions=editions)
+    composer = Composer(site=site, signer=signer, editions=editions, dkim=_dkim_signers(settings))
     resend = settings.on_uncertain is OnUncertain.RESEND
     recorder = Recorder(editions=editions, signer=signer, resend_uncertain=resend)
     publishing = Publishing(
@@ -189,6 +193,25 @@ def configure_logging(*, json: bool, log_all: bool = True) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     # A tick that finds the one before it still at work is no news.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
+
+
+def _dkim_signers(settings: Settings) -> tuple[DkimSigner, ...]:
+    """The signers in the order in which they sign. The last one's signature stands on top: RSA, which all can read."""
+    if settings.dkim_key_file is None and settings.dkim_ed25519_key_file is None:
+        return ()
+    # Only who signs pays for loading `cryptography`.
+    from newsletter.mail.dkim import DkimSigner, load_key  # noqa: PLC0415  (see above)
+
+    domain = settings.dkim_domain or settings.sender.domain
+    signers = []
+    if settings.dkim_ed25519_selector is not None and settings.dkim_ed25519_key_file is not None:
+        setting = "NEWSLETTER_DKIM_ED25519_KEY_FILE"
+        key = load_key(settings.dkim_ed25519_key_file, kind="ed25519", setting=setting)
+        signers.append(DkimSigner(domain, settings.dkim_ed25519_selector, key))
+    if settings.dkim_selector is not None and settings.dkim_key_file is not None:
+        key = load_key(settings.dkim_key_file, kind="rsa", setting="NEWSLETTER_DKIM_KEY_FILE")
+        signers.append(DkimSigner(domain, settings.dkim_selector, key))
+    return tuple(signers)
 
 
 def _check_keys(app: App) -> None:

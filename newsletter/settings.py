@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from email.headerregistry import Address as HeaderAddress
 from email.headerregistry import HeaderRegistry
 from enum import StrEnum
@@ -17,7 +18,15 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from newsletter.domain.addresses import parse_address
@@ -27,6 +36,8 @@ from newsletter.tokens import DEVELOPMENT_KEY
 
 PREFIX = "NEWSLETTER_"
 _SHORTEST_KEY = 32
+_DNS_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
+_LONGEST_DNS_NAME = 253
 _MAKE_A_KEY = "set it to the output of: openssl rand -hex 32"
 
 
@@ -104,6 +115,19 @@ class Settings(BaseSettings):
     smtp_connections: int = Field(
         4, ge=1, le=64, description="connections on which letters leave; one more serves people who wait"
     )
+    dkim_selector: str | None = Field(
+        None, description="the name of the signing key in the DNS; letters go unsigned when empty"
+    )
+    dkim_key_file: Path | None = Field(
+        None, validate_default=True, description="the PEM file of an RSA key of at least 2048 bits, the selector's own"
+    )
+    dkim_ed25519_selector: str | None = Field(
+        None, description="the name of an Ed25519 key for a second signature; none when empty"
+    )
+    dkim_ed25519_key_file: Path | None = Field(
+        None, validate_default=True, description="the PEM file of that Ed25519 key"
+    )
+    dkim_domain: str | None = Field(None, description="whose keys they are; the domain of the sender when empty")
     late: Late = Field(Late.SEND, description="send: a late letter leaves in waking hours; skip: that week passes")
     on_uncertain: OnUncertain = Field(
         OnUncertain.RESEND, description="resend: repeat once; hold: prefer a gap to a double"
@@ -164,6 +188,35 @@ class Settings(BaseSettings):
         if not value:
             return None
         _parse_mailbox(value)
+        return value
+
+    @field_validator("dkim_selector", "dkim_ed25519_selector", "dkim_domain")
+    @classmethod
+    def _check_dns_name(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if not value:
+            return None
+        if len(value) > _LONGEST_DNS_NAME or not _DNS_NAME.fullmatch(value):
+            message = f"{value!r} is no name in the DNS; write letters, digits, hyphens and dots only"
+            raise ValueError(message)
+        value = value.lower()
+        if info.field_name == "dkim_ed25519_selector" and value == info.data.get("dkim_selector"):
+            message = "each key has a name of its own in the DNS; write another one than in NEWSLETTER_DKIM_SELECTOR"
+            raise ValueError(message)
+        if info.field_name == "dkim_domain" and not _signs(info.data):
+            message = "nothing is signed without a key; set NEWSLETTER_DKIM_SELECTOR and NEWSLETTER_DKIM_KEY_FILE too"
+            raise ValueError(message)
+        return value
+
+    @field_validator("dkim_key_file", "dkim_ed25519_key_file")
+    @classmethod
+    def _check_dkim_pair(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        selector = f"{info.field_name}".replace("key_file", "selector")
+        # A selector that is missing from the data was refused, and says so itself.
+        if selector in info.data and (value is None) != (info.data[selector] is None):
+            message = f"a key and its selector belong together; set {setting_name(selector)} too, or neither"
+            if value is None:
+                message = f"it is empty, and {setting_name(selector)} is not; set both, or neither"
+            raise ValueError(message)
         return value
 
     @field_validator("countries")
@@ -295,6 +348,11 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _signs(data: Mapping[str, Any]) -> bool:
+    """Whether a selector is set, or was refused and says so itself."""
+    return any(data.get(field, "refused") for field in ("dkim_selector", "dkim_ed25519_selector"))
 
 
 def _parse_mailbox(value: str) -> HeaderAddress:

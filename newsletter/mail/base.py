@@ -77,6 +77,9 @@ class Verdict:
         reply_text: the server's words, or ours: one printable line of at most `REPLY_TEXT_LIMIT` characters.
             A server may quote the recipient's address in it: it goes into the ledger, never into a log line.
         host: the mail server's name, or "maildir".
+        slow_down: the server wants less mail from us for a while, whatever becomes of this letter: 421 at any
+            stage, or a 4xx that speaks of rate, reputation or load.
+        policy: a 5xx because of who we are or how we send (5.7.x): our own fault, and nothing about the address.
     """
 
     outcome: Outcome
@@ -84,6 +87,8 @@ class Verdict:
     reply_code: int | None
     reply_text: str
     host: str
+    slow_down: bool = False
+    policy: bool = False
 
 
 class Mailer(Protocol):
@@ -143,10 +148,29 @@ _BY_STATUS_AT_RCPT: Mapping[str | None, Outcome] = MappingProxyType(
     {
         **dict.fromkeys(DEAD_ADDRESS_STATUSES, Outcome.ADDRESS_DEAD),
         "5.2.2": Outcome.DEFERRED,  # a full mailbox may be emptied
+        # Microsoft's words for "no such user": 5.4.1 in business, 5.5.0 at Outlook.com. Now and then a living
+        # mailbox gets them, too. Source: spamresource.com/2023/09/microsoft-multiple-types-of-invalid.html
+        "5.4.1": Outcome.RECIPIENT_REFUSED,
+        "5.5.0": Outcome.RECIPIENT_REFUSED,
         None: Outcome.DEFERRED,  # a bare 550 may mean anything, so it suppresses nobody
     }
 )
 """What the enhanced code of a 5xx at RCPT means. Any other, 5.7.x above all, is our own fault until shown."""
+
+_BUSY_MAILBOX = re.compile(r"\?p=ReceivingRate|is receiving mail (too quickly|at a rate)", re.IGNORECASE)
+"""Gmail refuses for good, with the 5.2.1 of a disabled mailbox, where a living one gets too much mail.
+
+Source: https://smtpfieldmanual.com/code/550 (ReceivingRatePerm). Words decide here because they only spare.
+"""
+
+_SLOW_DOWN_CODES = frozenset({421, 454})
+"""454 is Amazon's "Throttling failure", which comes without an enhanced code.
+
+Source: https://docs.aws.amazon.com/ses/latest/dg/manage-sending-quotas-errors.html
+"""
+
+_SLOW_DOWN_STATUSES = frozenset({"4.3.2", "4.4.5"})
+"""Excessive load and congestion, beside all of 4.7.x. Source: RFC 3463, sections 3.4 and 3.5."""
 
 _ENHANCED_STATUS = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
 
@@ -160,16 +184,26 @@ def verdict_of(stage: str, code: int | None, text: str, *, host: str) -> Verdict
         text: the reply's text, or ours, as it comes.
         host: the mail server's name.
     """
+    status = None if code is None else enhanced_status(code, text)
+    outcome = _outcome_of(stage, code, status)
+    if outcome is Outcome.ADDRESS_DEAD and _BUSY_MAILBOX.search(text):
+        outcome = Outcome.DEFERRED
     return Verdict(
-        outcome=_outcome_of(stage, code, text),
+        outcome=outcome,
         stage=stage,
         reply_code=code,
         reply_text=printable(text),
         host=host,
+        slow_down=code in _SLOW_DOWN_CODES or status in _SLOW_DOWN_STATUSES or _has_subject(status, "4.7."),
+        policy=_has_subject(status, "5.7."),
     )
 
 
-def _outcome_of(stage: str, code: int | None, text: str) -> Outcome:
+def _has_subject(status: str | None, prefix: str) -> bool:
+    return status is not None and status.startswith(prefix)
+
+
+def _outcome_of(stage: str, code: int | None, status: str | None) -> Outcome:
     no_reply = Outcome.NO_ANSWER if stage == Stage.DOT else Outcome.UNAVAILABLE
     if code is None:
         return no_reply
@@ -177,7 +211,7 @@ def _outcome_of(stage: str, code: int | None, text: str) -> Outcome:
         return _BY_CODE[stage, code]
     outcome = _BY_CLASS.get((stage, code // 100), no_reply)
     if stage == Stage.RCPT and code // 100 == NEVER:
-        return _BY_STATUS_AT_RCPT.get(enhanced_status(code, text), outcome)
+        return _BY_STATUS_AT_RCPT.get(status, outcome)
     return outcome
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
+from collections.abc import Sequence as AbstractSequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from newsletter.domain import progress
-from newsletter.domain.addresses import stored_address
+from newsletter.domain.addresses import Address, stored_address
 from newsletter.domain.cadence import min_gap
 from newsletter.domain.delivery import Kind
 from newsletter.domain.sequence import Affirmation, RelatedPost, Revision, Sequence, Step
@@ -26,6 +28,9 @@ from newsletter.store.deliveries import Delivery
 from newsletter.store.handovers import Handover
 from newsletter.store.subscriptions import Shown, Subscriber, Subscription
 from newsletter.tokens import Purpose, TokenSigner
+
+if TYPE_CHECKING:
+    from newsletter.mail.dkim import DkimSigner
 
 CONFIRM_WITHIN = timedelta(days=7)
 """How long a confirmation link works, and how long a pending row is kept."""
@@ -83,12 +88,16 @@ class Composer:
     Args:
         site: in whose name they are sent.
         signer: signs the links.
+        dkim: sign the finished emails, one after the other; the last one's signature stands on top.
     """
 
-    def __init__(self, *, site: Site, signer: TokenSigner, editions: Editions) -> None:
+    def __init__(
+        self, *, site: Site, signer: TokenSigner, editions: Editions, dkim: AbstractSequence[DkimSigner] = ()
+    ) -> None:
         self._site = site
         self._signer = signer
         self._editions = editions
+        self._dkim = tuple(dkim)
         self._domain = site.from_address.rpartition("@")[2]
         # Opaque for everybody, and the same for all lists of this site.
         self._feedback_sender = hashlib.sha256(f"feedback {self._domain}".encode()).hexdigest()[:10]
@@ -139,15 +148,14 @@ class Composer:
         )
 
     def seal_preview(self, rendered: Rendered, reader: Subscriber, *, unsubscribe: str, now: datetime) -> bytes:
-        """The message of a letter that nobody gets."""
+        """The message of a letter that nobody gets, unsigned."""
         handover = Handover(
             revision=0,
             message_id=message_id_for(reader.id, self._domain),
             message_date=now.replace(microsecond=0),
         )
-        return self._seal(
-            rendered, reader, handover, unsubscribe=unsubscribe, kind=Kind.LETTER, gap=timedelta()
-        ).envelope.content
+        address = stored_address(reader.address, key=reader.address_key)
+        return self._write(rendered, address, handover, unsubscribe=unsubscribe, kind=Kind.LETTER)
 
     def _letter(
         self, connection: Connection, material: Material, reader: Subscriber, item: Delivery, *, now: datetime
@@ -223,6 +231,20 @@ class Composer:
         gap: timedelta,
     ) -> Composed:  # fmt: skip
         address = stored_address(reader.address, key=reader.address_key)
+        content = self._write(rendered, address, handover, unsubscribe=unsubscribe, kind=kind)
+        for dkim in self._dkim:
+            content = dkim.sign(content)
+        envelope = Envelope(
+            sender=self._site.from_address,
+            recipient=address.wire,
+            content=content,
+            smtputf8=address.needs_smtputf8,
+        )
+        return Composed(envelope=envelope, handover=handover, min_gap=gap)
+
+    def _write(
+        self, rendered: Rendered, address: Address, handover: Handover, *, unsubscribe: str | None, kind: Kind
+    ) -> bytes:
         is_letter = kind is Kind.LETTER
         headers = MessageHeaders(
             from_name=rendered.from_name,
@@ -235,14 +257,7 @@ class Composer:
             unsubscribe_url=unsubscribe,
             feedback_id=f"r{handover.revision}:{kind.value.partition('_')[0]}:mail:{self._feedback_sender}",
         )
-        content = compose(rendered, headers, smtputf8=address.needs_smtputf8)
-        envelope = Envelope(
-            sender=self._site.from_address,
-            recipient=address.wire,
-            content=content,
-            smtputf8=address.needs_smtputf8,
-        )
-        return Composed(envelope=envelope, handover=handover, min_gap=gap)
+        return compose(rendered, headers, smtputf8=address.needs_smtputf8)
 
 
 def step_of(edition: Edition, item: Delivery) -> Step | None:

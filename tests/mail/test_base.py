@@ -164,7 +164,8 @@ MEANINGS = [
     ("rcpt", 550, "5.2.4 Mailing list", Outcome.REFUSED),
     ("rcpt", 521, "5.3.2 No mail here", Outcome.REFUSED),
     ("rcpt", 552, "5.3.4 Too big", Outcome.REFUSED),
-    ("rcpt", 550, "5.4.1 Recipient address rejected: Access denied", Outcome.REFUSED),
+    ("rcpt", 550, "5.4.1 Recipient address rejected: Access denied", Outcome.RECIPIENT_REFUSED),
+    ("rcpt", 550, "5.5.0 Requested action not taken: mailbox unavailable", Outcome.RECIPIENT_REFUSED),
     ("rcpt", 550, "5.4.4 Cannot route", Outcome.REFUSED),
     ("rcpt", 554, "5.4.6 Loop", Outcome.REFUSED),
     ("rcpt", 503, "5.5.1 Bad sequence", Outcome.REFUSED),
@@ -235,14 +236,51 @@ def test_what_a_reply_means(stage: str, code: int | None, text: str, outcome: Ou
     assert (verdict.stage, verdict.reply_code, verdict.host) == (stage, code, "mail.example")
 
 
+@pytest.mark.parametrize(
+    ("code", "text", "slow_down", "policy"),
+    [
+        (250, "2.0.0 Ok", False, False),
+        (250, "2.7.0 Ok", False, False),
+        (421, "", True, False),
+        (421, "4.3.0 Later", True, False),
+        (421, "5.7.1 Contradicts itself", True, False),
+        (450, "4.2.0 Greylisted", False, False),
+        (451, "4.7.1 Later", True, False),
+        (451, "4.7.650 Later", True, False),
+        (451, "4.70.1 Another subject", False, False),
+        (451, "", False, False),
+        (451, "Later, 4.7.1", False, False),
+        (452, "4.3.2 Busy", True, False),
+        (452, "4.4.5 Congested", True, False),
+        (452, "4.3.1 Out of space", False, False),
+        (454, "Throttling failure", True, False),
+        (550, "5.7.26 Unauthenticated", False, True),
+        (550, "5.7.1", False, True),
+        (550, "5.70.1 Another subject", False, False),
+        (550, "4.7.1 Contradicts itself", False, False),
+        (550, "5.1.1 No such user", False, False),
+        (554, "Spam", False, False),
+        (None, "4.7.1 No reply at all", False, False),
+    ],
+)
+@pytest.mark.parametrize("stage", list(Stage))
+def test_what_a_reply_says_about_us(stage: Stage, code: int | None, text: str, slow_down: bool, policy: bool) -> None:
+    """Whether to slow down, and whether it is our own fault, is said alike at every stage."""
+    verdict = verdict_of(stage, code, text, host="mail.example")
+    assert (verdict.slow_down, verdict.policy) == (slow_down, policy)
+
+
 @given(
     stage=st.sampled_from(Stage),
     code=st.one_of(st.none(), st.integers(-1, 1200)),
     text=st.one_of(st.text(), st.from_regex(r"[2-5]\.\d{1,4}\.\d{1,4}( .*)?")),
 )
 def test_no_reply_says_more_than_it_may(stage: Stage, code: int | None, text: str) -> None:
-    outcome = verdict_of(stage, code, text, host="mail.example").outcome
+    verdict = verdict_of(stage, code, text, host="mail.example")
+    outcome = verdict.outcome
 
+    assert not (verdict.slow_down and verdict.policy)
+    assert not ((verdict.slow_down or verdict.policy) and outcome in {Outcome.ACCEPTED, Outcome.ADDRESS_DEAD})
     assert (outcome is Outcome.ACCEPTED) == (stage is Stage.DOT and code is not None and 200 <= code < 300)
     assert outcome is not Outcome.NO_ANSWER or stage is Stage.DOT
     assert outcome is not Outcome.UNAVAILABLE or stage is not Stage.DOT
