@@ -11,7 +11,7 @@ import pytest
 
 from newsletter.domain.cadence import Slot
 from newsletter.domain.progress import Place
-from newsletter.domain.subscription import TRANSITIONS, Action, State, after
+from newsletter.domain.subscription import TRANSITIONS, Action, State, SubscriberId, after
 from newsletter.store import handovers, subscriptions
 from newsletter.store.subscriptions import Subscription
 from tests.store.conftest import NOW, YES, Store
