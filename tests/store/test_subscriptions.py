@@ -316,4 +316,4 @@ def test_the_table_of_transitions_is_complete():
 def shown(store: Store, identifier: SubscriberId) -> tuple[list[str], list[str]]:
     """What a reader has been shown, the one shown longest ago first."""
     found = look(store, subscriptions.shown_to, [identifier])[identifier]
-    return list(found.affirmations), list(found.posts)
+    return [*found.affirmations], [*found.posts]
