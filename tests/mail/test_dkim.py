@@ -372,7 +372,7 @@ def sign_with(opened: list[App], **settings: Any) -> bytes:
     """What a program with these settings makes of a letter."""
     opened.append(open_app(load_settings(**settings)))
     content = CONTENT
-    for signer in opened[-1].sending.composer._dkim:
+    for signer in opened[-1].office.composer._dkim:
         content = signer.sign(content)
     return content
 

@@ -294,14 +294,14 @@ class TestShown:
             store.set("delivery", item.id, affirmation=affirmation, posts=posts)
         held = store.letter(record, step="held")
         store.set("delivery", held.id, state="held", affirmation="never", posts=["never"])
-        assert shown(store, reader.id) == (["slow", "calm"], ["b", "c", "a"])
+        assert shown_to(store, reader.id) == (["slow", "calm"], ["b", "c", "a"])
 
     def test_what_may_have_arrived_was_shown(self, store: Store):
         """An uncertain letter counts as shown, at its slot."""
         record = store.subscription()
         item = store.letter(record)
         store.set("delivery", item.id, state="uncertain", doubts=1, affirmation="calm", posts=["a"])
-        assert shown(store, record.subscriber_id) == (["calm"], ["a"])
+        assert shown_to(store, record.subscriber_id) == (["calm"], ["a"])
 
 
 def test_the_table_of_transitions_is_complete():
@@ -313,7 +313,7 @@ def test_the_table_of_transitions_is_complete():
     assert all(isinstance(made, State) for made in TRANSITIONS.values())
 
 
-def shown(store: Store, identifier: SubscriberId) -> tuple[list[str], list[str]]:
+def shown_to(store: Store, identifier: SubscriberId) -> tuple[list[str], list[str]]:
     """What a reader has been shown, the one shown longest ago first."""
     found = look(store, subscriptions.shown_to, [identifier])[identifier]
     return [*found.affirmations], [*found.posts]
