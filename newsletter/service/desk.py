@@ -234,6 +234,7 @@ class Desk:
             heir.served.set()
 
     def _serve(self, visits: list[_Visit]) -> None:
+        self._release()
         judged = [each for visit in visits for each in visit.judged]
         wanting = [visit for visit in visits if visit.wants]
         while True:
