@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
+    Integer,
     Update,
     Uuid,
     and_,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.sql.elements import ColumnElement
 
 from newsletter.domain.delivery import DeliveryId, Kind, State
@@ -67,22 +69,9 @@ def claim_due(connection: Connection, *, owner: str, letters: bool, now: datetim
     The state is repeated in the outer condition: without it two workers were seen to claim the same row on
     PostgreSQL.
     """
-    waiting = delivery.c.state.in_([State.PLANNED, State.UNCERTAIN])
-    candidates = (
-        select(delivery.c.id)
-        .where(LEAVING, _LETTERS if letters else _FOR_PEOPLE, delivery.c.next_try_at <= now)
-        .order_by(delivery.c.next_try_at, delivery.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    lives = exists().where(worker.c.id == owner, worker.c.lease_until > DatabaseNow())
-    statement = (
-        update(delivery)
-        .where(delivery.c.id.in_(candidates.scalar_subquery()), waiting, lives, ~sending_is_stopped())
-        .values(state=State.CLAIMED, owner=owner, epoch=delivery.c.epoch + 1)
-        .returning(*COLUMNS)
-    )
-    claimed = [to_delivery(row) for row in connection.execute(statement)]
+    statement = _CLAIM_LETTERS if letters else _CLAIM_FOR_PEOPLE
+    found = connection.execute(statement, {"b_owner": owner, "b_now": now, "b_limit": limit})
+    claimed = [to_delivery(row) for row in found]
     return sorted(claimed, key=lambda item: (item.next_try_at, item.id))
 
 
@@ -334,7 +323,7 @@ def _in_state(
     return {row.id for row in found if row.epoch == epochs[row.id]}
 
 
-# The two statements that run once a letter. Each is compiled once, and executed for many rows at a time.
+# The statements that run for each group of letters: built once, since building one takes as long as running it.
 
 _OURS = and_(
     delivery.c.id == bindparam("b_id"),
@@ -381,3 +370,24 @@ _ACCEPTED = (
         **{name: bindparam(name) for name in ("reply_code", "reply_text", "host")},
     )
 )  # fmt: skip
+
+
+def _claiming(which: ColumnElement[bool]) -> ReturningUpdate[Any]:
+    candidates = (
+        select(delivery.c.id)
+        .where(LEAVING, which, delivery.c.next_try_at <= bindparam("b_now", type_=UtcDateTime()))
+        .order_by(delivery.c.next_try_at, delivery.c.id)
+        .limit(bindparam("b_limit", type_=Integer()))
+        .with_for_update(skip_locked=True)
+    )
+    waiting = delivery.c.state.in_([State.PLANNED, State.UNCERTAIN])
+    return (
+        update(delivery)
+        .where(delivery.c.id.in_(candidates.scalar_subquery()), waiting, _LIVES, ~sending_is_stopped())
+        .values(state=State.CLAIMED, owner=bindparam("b_owner"), epoch=delivery.c.epoch + 1)
+        .returning(*COLUMNS)
+    )
+
+
+_CLAIM_LETTERS = _claiming(_LETTERS)
+_CLAIM_FOR_PEOPLE = _claiming(_FOR_PEOPLE)

@@ -14,6 +14,9 @@ from newsletter.domain.subscription import State
 from newsletter.store.statements import insert_or_nothing
 from newsletter.store.tables import passed_step, revision, signing_key, step_name, subscription
 
+# Built once: it runs for each group of letters.
+_LIVE = select(func.max(revision.c.number))
+
 _PUBLISH_LOCK = 0x7075626C  # "publ": one publication at a time
 
 
@@ -44,7 +47,7 @@ def lock_publishing(connection: Connection) -> None:
 
 def live_number(connection: Connection) -> int:
     """The number of the live revision; 0 while nothing is published."""
-    return connection.scalar(select(func.max(revision.c.number))) or 0
+    return connection.scalar(_LIVE) or 0
 
 
 def get_head(connection: Connection, number: int) -> RevisionHead | None:

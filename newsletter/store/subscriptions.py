@@ -8,7 +8,21 @@ from datetime import date, datetime, time
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, and_, bindparam, case, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from newsletter.domain.cadence import Slot
 from newsletter.domain.delivery import Kind
@@ -138,14 +152,13 @@ def get_subscriber(connection: Connection, identifier: UUID, *, lock: bool = Fal
 
 def get_subscribers(connection: Connection, identifiers: Collection[UUID]) -> dict[UUID, Subscriber]:
     """The subscribers of those ids."""
-    rows = connection.execute(select(subscriber).where(subscriber.c.id.in_(identifiers)))
-    return {row.id: _to_subscriber(row) for row in rows}
+    return {row.id: _to_subscriber(row) for row in connection.execute(_SUBSCRIBERS, {"ids": list(identifiers)})}
 
 
 def lock_subscribers(connection: Connection, identifiers: Collection[UUID]) -> dict[UUID, Subscriber]:
     """The subscribers of those ids, their rows kept until the transaction ends; locked in one order everywhere."""
-    statement = select(subscriber).where(subscriber.c.id.in_(identifiers)).order_by(subscriber.c.id)
-    return {row.id: _to_subscriber(row) for row in connection.execute(statement.with_for_update())}
+    rows = connection.execute(_LOCKED_SUBSCRIBERS, {"ids": list(identifiers)})
+    return {row.id: _to_subscriber(row) for row in rows}
 
 
 def list_subscribers(
@@ -223,8 +236,7 @@ def get_subscription(connection: Connection, identifier: UUID) -> Subscription |
 
 def get_subscriptions(connection: Connection, identifiers: Collection[UUID]) -> dict[UUID, Subscription]:
     """The subscriptions of those ids."""
-    rows = connection.execute(select(subscription).where(subscription.c.id.in_(identifiers)))
-    return {row.id: _to_subscription(row) for row in rows}
+    return {row.id: _to_subscription(row) for row in connection.execute(_SUBSCRIPTIONS, {"ids": list(identifiers)})}
 
 
 def subscriptions_of(connection: Connection, subscriber_id: UUID) -> list[Subscription]:
@@ -303,11 +315,6 @@ def save_subscriptions(connection: Connection, changes: Sequence[tuple[Subscript
     """`save_subscription` for many, each (before, record), in one statement."""
     if not changes:
         return
-    unmoved = and_(
-        subscription.c.id == bindparam("b_id"),
-        subscription.c.state == bindparam("b_state"),
-        subscription.c.next_due_at.is_not_distinct_from(bindparam("b_next_due_at", type_=UtcDateTime())),
-    )
     rows = [
         {
             **{name: getattr(record, name) for name in _MOVING},
@@ -317,7 +324,7 @@ def save_subscriptions(connection: Connection, changes: Sequence[tuple[Subscript
         }
         for before, record in changes
     ]
-    connection.execute(update(subscription).where(unmoved).values({name: bindparam(name) for name in _MOVING}), rows)
+    connection.execute(_SAVE, rows)
 
 
 def leave(connection: Connection, record: Subscription) -> bool:
@@ -333,19 +340,10 @@ def places(connection: Connection, subscriptions: Sequence[Subscription]) -> dic
     ids = [item.id for item in subscriptions]
     received: dict[UUID, set[str]] = {item.id: set() for item in subscriptions}
     passed: dict[UUID, set[str]] = {item.id: set() for item in subscriptions}
-    in_round = and_(delivery.c.subscription_id == subscription.c.id, delivery.c.round == subscription.c.round)
-    for row in connection.execute(
-        select(subscription.c.id, delivery.c.step)
-        .join(delivery, in_round)
-        .where(subscription.c.id.in_(ids), delivery.c.kind == Kind.LETTER, delivery.c.received)
-    ):
-        received[row.id].add(row.step)
-    for row in connection.execute(
-        select(passed_step.c.subscription_id, passed_step.c.step)
-        .join(subscription, subscription.c.id == passed_step.c.subscription_id)
-        .where(subscription.c.id.in_(ids), passed_step.c.round == subscription.c.round)
-    ):
-        passed[row.subscription_id].add(row.step)
+    for identifier, step in connection.execute(_RECEIVED, {"ids": ids}):
+        received[identifier].add(step)
+    for identifier, step in connection.execute(_PASSED, {"ids": ids}):
+        passed[identifier].add(step)
     return {
         item.id: Place(
             round=item.round,
@@ -464,16 +462,7 @@ def erase_subscription(connection: Connection, record: Subscription, *, before: 
 
 def shown_to(connection: Connection, subscriber_ids: Collection[UUID]) -> dict[UUID, Shown]:
     """What each reader has been shown in letters they received."""
-    shown_at = case((delivery.c.sent_at.is_(None), delivery.c.due_at), else_=delivery.c.sent_at)
-    rows = connection.execute(
-        select(delivery.c.subscriber_id, delivery.c.affirmation, delivery.c.posts)
-        .where(
-            delivery.c.subscriber_id.in_(subscriber_ids),
-            delivery.c.kind == Kind.LETTER,
-            or_(delivery.c.received, delivery.c.state == DeliveryState.UNCERTAIN),
-        )
-        .order_by(shown_at, delivery.c.id)
-    )
+    rows = connection.execute(_SHOWN, {"ids": list(subscriber_ids)})
     found = {identifier: Shown(affirmations={}, posts={}) for identifier in subscriber_ids}
     for row in rows:
         shown = found[row.subscriber_id]
@@ -518,3 +507,39 @@ def _to_subscriber(row: Row[Any]) -> Subscriber:
 def _to_subscription(row: Row[Any]) -> Subscription:
     values = dict(row._mapping)
     return Subscription(**{**values, "state": State(row.state)})
+
+
+# What runs for each group of letters: built once, since building a statement takes as long as running it.
+
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_SUBSCRIBERS = select(subscriber).where(subscriber.c.id.in_(_IDS))
+_LOCKED_SUBSCRIBERS = _SUBSCRIBERS.order_by(subscriber.c.id).with_for_update()
+_SUBSCRIPTIONS = select(subscription).where(subscription.c.id.in_(_IDS))
+_RECEIVED = (
+    select(subscription.c.id, delivery.c.step)
+    .join(delivery, and_(delivery.c.subscription_id == subscription.c.id, delivery.c.round == subscription.c.round))
+    .where(subscription.c.id.in_(_IDS), delivery.c.kind == Kind.LETTER, delivery.c.received)
+)
+_PASSED = (
+    select(passed_step.c.subscription_id, passed_step.c.step)
+    .join(subscription, subscription.c.id == passed_step.c.subscription_id)
+    .where(subscription.c.id.in_(_IDS), passed_step.c.round == subscription.c.round)
+)
+_SHOWN = (
+    select(delivery.c.subscriber_id, delivery.c.affirmation, delivery.c.posts)
+    .where(
+        delivery.c.subscriber_id.in_(_IDS),
+        delivery.c.kind == Kind.LETTER,
+        or_(delivery.c.received, delivery.c.state == DeliveryState.UNCERTAIN),
+    )
+    .order_by(case((delivery.c.sent_at.is_(None), delivery.c.due_at), else_=delivery.c.sent_at), delivery.c.id)
+)
+_SAVE = (
+    update(subscription)
+    .where(
+        subscription.c.id == bindparam("b_id"),
+        subscription.c.state == bindparam("b_state"),
+        subscription.c.next_due_at.is_not_distinct_from(bindparam("b_next_due_at", type_=UtcDateTime())),
+    )
+    .values({name: bindparam(name) for name in _MOVING})
+)
