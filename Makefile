@@ -22,7 +22,7 @@ SOURCES := newsletter tests $(wildcard benchmarks)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-style check-types check-rooms check-words check-templates check-tests \
+.PHONY: help demo test bench check check-style check-types check-rooms check-words check-templates check-tests \
 	check-wheel format lock clean
 .DELETE_ON_ERROR:
 
@@ -34,6 +34,9 @@ demo: $(STAMP)  ## set up, then live through a subscriber's weeks in a minute
 
 test: $(STAMP)  ## run the whole test suite
 	$(PYTEST) $(TEST_ARGS)
+
+bench: $(STAMP)  ## measure the sending beside what the machine can do at most
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 # One after the other whatever -j says, the quick ones first.
 check: $(STAMP)  ## everything that must be right before a change lands
