@@ -102,7 +102,7 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
         replies_read=settings.replies is Replies.READ,
         leave_url=settings.leave_url,
     )
-    database = Database(settings.database_url, pool_size=settings.smtp_connections + 6)
+    database = Database(settings.database_url, pool_size=12)
     signer = TokenSigner(settings.secret_keys)
     editions = Editions(site=site, shipped_templates=templates_dir())
     composer = Composer(site=site, signer=signer, editions=editions, dkim=_dkim_signers(settings))

@@ -113,7 +113,7 @@ class Settings(BaseSettings):
         description="countries whose help lines must be complete, comma-separated",
     )
     smtp_connections: int = Field(
-        4, ge=1, le=64, description="connections on which letters leave; one more serves people who wait"
+        4, ge=1, le=500, description="connections on which letters leave; one more serves people who wait"
     )
     dkim_selector: str | None = Field(
         None, description="the name of the signing key in the DNS; letters go unsigned when empty"

@@ -40,7 +40,7 @@ class Database:
 
     Args:
         url: `sqlite:///file` or `postgresql://user:password@host/name`.
-        pool_size: connections kept open; every thread that sends needs one.
+        pool_size: connections kept open; lanes that send share one.
 
     Raises:
         SettingsError: the URL cannot work.
