@@ -32,6 +32,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from newsletter.domain.addresses import parse_address
 from newsletter.domain.cadence import Slot, known_timezone
 from newsletter.errors import AddressError, SettingsError
+from newsletter.mail.base import parse_mail_url
 from newsletter.tokens import DEVELOPMENT_KEY
 
 PREFIX = "NEWSLETTER_"
@@ -152,6 +153,16 @@ class Settings(BaseSettings):
         """Only what `load_settings` hands over: it reads `.env` and the environment itself, once."""
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
+
+    @field_validator("mail_url")
+    @classmethod
+    def _check_mail_url(cls, value: SecretStr) -> SecretStr:
+        try:
+            parse_mail_url(value.get_secret_value())
+        except SettingsError as error:
+            # Its words quote nothing of the URL, which may hold a password; as a cause they would.
+            raise ValueError(str(error)) from None
+        return value
 
     @field_validator("base_url", "site_url", "leave_url")
     @classmethod
@@ -379,4 +390,6 @@ def _explain(fault: Any) -> str:  # noqa: ANN401  (pydantic's own mapping)
     field = str(fault["loc"][0]) if fault["loc"] else ""
     name = field if field.startswith(PREFIX) else setting_name(field) if field else PREFIX.rstrip("_")
     reason = fault["msg"].removeprefix("Value error, ")
+    if reason.startswith(name):
+        return f"{reason}"
     return f"{name}: {reason.rstrip(chr(46))}."

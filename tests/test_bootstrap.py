@@ -212,11 +212,6 @@ class TestWiring:
         nameless = start(NEWSLETTER_FROM="letters@kindwords.eu").site
         assert nameless.name == "kindwords.eu"
 
-    def test_a_bad_mail_url_is_refused_at_the_start(self, start: Callable[..., App]):
-        """A MAIL_URL that cannot be names itself before anything is opened."""
-        with pytest.raises(SettingsError):
-            start(mail_url="carrier-pigeon://roof")
-
 
 class TestLogging:
     @pytest.fixture(autouse=True)

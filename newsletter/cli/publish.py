@@ -40,6 +40,10 @@ def publish(
     if as_json:
         print_json(_as_plain(publication, dry_run=dry_run))
     else:
+        own = content or app.settings.content_dir
+        note(
+            f"Read {folder}" + ("." if own else ", which comes with the program; NEWSLETTER_CONTENT_DIR names another.")
+        )
         for line in _lines(publication, dry_run=dry_run):
             typer.echo(line)
 

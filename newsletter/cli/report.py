@@ -11,7 +11,7 @@ from newsletter.cli.session import describe_detail, local, opened_app, print_jso
 from newsletter.cli.subscribers import describe_subscription, find_dossier, step_names
 
 if TYPE_CHECKING:
-    from newsletter.store.reports import Delivery, Dossier, Subscription
+    from newsletter.store.reports import Delivery, Dossier, Event, Subscription
 
 _AsJson = Annotated[bool, typer.Option("--json", help="For a script.")]
 
@@ -33,6 +33,7 @@ _STATES = {
     "left": "they left; nothing comes any more",
 }
 _TOLD = (
+    "asked", "confirmed", "left",
     "finished", "continued", "late", "skipped", "moved", "retimed", "paused", "resumed", "suppressed",
     "slot_changed",
 )  # fmt: skip
@@ -58,6 +59,8 @@ def status(as_json: _AsJson = False) -> None:
     typer.echo(f"Next letter due: {local(found.next_due_at, zone)}")
     typer.echo("Subscriptions: " + _counts(found.subscriptions))
     typer.echo("Emails: " + _counts(found.deliveries))
+    if found.due and not found.workers:
+        typer.echo("Nobody is sending: start `newsletter run`, or `newsletter worker`.")
     if found.possibly_doubled:
         typer.echo(f"Possibly doubled: {found.possibly_doubled}")
     if found.deliveries["held"] or found.deliveries["uncertain"]:
@@ -94,16 +97,23 @@ def _explain(
     letters = [item for item in dossier.deliveries if item.subscription_id == record.id and item.step]
     waiting = dossier.waiting.get(record.id)
     says = _next(record, waiting, names, step, zone)
-    past = [_past(item, names, zone) for item in letters if waiting is None or item.id != waiting.id]
-    events = [
-        f"{local(event.at, zone)}: {event.kind.replace('_', ' ')} ({describe_detail(event.detail, zone)})"
+    unsent = next((item for item in dossier.deliveries if item.kind == "confirmation" and item.state == "held"), None)
+    if record.state == "pending" and unsent is not None:
+        says += f". The mail that asks them is held ({unsent.reason}); `newsletter deliveries list` shows it"
+    past = [
+        (item.sent_at or item.due_at, _past(item, names, zone))
+        for item in letters
+        if waiting is None or item.id != waiting.id
+    ]
+    past += [
+        (event.at, _happened(event, zone))
         for event in dossier.events
         if event.kind in _TOLD and event.subscription_id in (None, record.id)
     ]
     plain = describe_subscription(record, names, waiting)
     plain["next_step"] = step
     plain["open_delivery"] = None if waiting is None else {"state": waiting.state.value, "reason": waiting.reason}
-    return {**plain, "says": says, "past": [*past, *events]}
+    return {**plain, "says": says, "past": [line for _, line in sorted(past)]}
 
 
 def _next(
@@ -122,6 +132,11 @@ def _next(
         rule = _RULES.get(record.due_rule or "", record.due_rule or "")
         return f"next is {step or 'the end'}, on {local(record.next_due_at, zone)}: {rule}"
     return _STATES.get(record.state.value, "nothing is due")
+
+
+def _happened(event: Event, zone: str) -> str:
+    detail = describe_detail(event.detail, zone)
+    return f"{local(event.at, zone)}: {event.kind.replace('_', ' ')}" + (f" ({detail})" if detail else "")
 
 
 def _past(item: Delivery, names: dict[tuple[str, str], str], zone: str) -> str:

@@ -49,7 +49,9 @@ def add(
             country=country,
             discreet=discreet,
         )
-        state = newsletter.subscribing.add(signup, consent=_parse_consent(consent), now=newsletter.clock.now())
+        state = newsletter.subscribing.add(
+            signup, consent=_parse_consent(consent, today=newsletter.clock.now().date()), now=newsletter.clock.now()
+        )
     if state == "pending":
         typer.echo("Added. They are asked to confirm by mail; nothing else comes before that.")
     else:
@@ -253,14 +255,16 @@ def _all(newsletter: App, state: State | None, limit: int) -> list[dict[str, Any
     return rows
 
 
-def _parse_consent(consent: str | None) -> str | None:
+def _parse_consent(consent: str | None, *, today: date) -> str | None:
     if consent is None:
         return None
     source, _, day = consent.rpartition(",")
     try:
-        date.fromisoformat(day.strip())
+        given = date.fromisoformat(day.strip())
     except ValueError:
-        source = ""
+        given, source = today, ""
+    if given > today + timedelta(days=1):  # it may be tomorrow already where they are
+        raise typer.BadParameter("The date of this consent is still to come; write the day on which it was given.")
     if not source.strip():
         raise typer.BadParameter('Write the source and the date: --consent "paper form, 2026-11-02".')
     return consent

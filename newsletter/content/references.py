@@ -46,6 +46,7 @@ def _check_letter(letter: Letter, library: Library, faults: Faults) -> None:
     # A library file with a fault in it may have lost entries; its own fault is enough to mend.
     if named not in (None, "next") and named not in affirmations and not faults.touch(AFFIRMATIONS_FILE):
         message = f"there is no affirmation {shown(named or '')}; {suggestion(named or '', affirmations)}"
+        message += "" if affirmations else f" Add it to {AFFIRMATIONS_FILE}."
         faults.add(message, path=step.path, line=letter.lines["affirmation"])
     if faults.touch(POSTS_FILE):
         return
@@ -54,6 +55,7 @@ def _check_letter(letter: Letter, library: Library, faults: Faults) -> None:
         for key in keys:
             if key not in posts and key not in _PLACEHOLDERS:
                 message = f"there is no related post {shown(key)}; {suggestion(key, posts)}"
+                message += "" if posts else f" Add it to {POSTS_FILE}."
                 faults.add(message, path=step.path, line=letter.lines[field])
     for key in step.related_discreet or ():
         if key in posts and posts[key].hide_when_discreet:

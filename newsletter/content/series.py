@@ -119,13 +119,15 @@ def _read_letters(folder: Path, *, name: str, faults: Faults) -> tuple[Letter, .
             continue
         for mark, what in ((number, f"the number {number}"), (key, f"the key {key}")):
             if mark in names:
-                faults.add(f"{what} belongs to {names[mark]} already; rename one of the two.", path=path)
+                faults.add(f"{what} belongs to {names[mark]} already; rename one of the two.", path=path, line=1)
             names.setdefault(mark, file)
         letter = read_letter(folder / file, name=path, number=number, key=key, faults=faults)
         if letter is not None:
             letters.append(letter)
     if not any(_LETTER_FILE.fullmatch(file) for file in files):
-        faults.add("there is no letter in this folder; add a file such as 01-welcome.md.", path=name)
+        # In the file that is open in the author's editor, where there is one.
+        path, line = (f"{name}/{SETTINGS_FILE}", 1) if SETTINGS_FILE in files else (name, None)
+        faults.add("there is no letter in this folder; add a file such as 01-welcome.md.", path=path, line=line)
     return tuple(sorted(letters, key=lambda letter: letter.step.number))
 
 

@@ -60,6 +60,10 @@ class TooMuchError(SecurityError):
     """A template asked for more than any letter needs."""
 
 
+class NothingThereError(SecurityError):
+    """A template prints None."""
+
+
 @dataclass(slots=True)
 class _Budget:
     steps: int = STEP_LIMIT
@@ -203,6 +207,10 @@ def _check_size(size: int) -> None:
 
 def _counted_output(value: object) -> object:
     """Count what an expression is about to put out (Jinja's `finalize`)."""
+    if value is None:
+        # "None" is nothing that anybody meant to write to a reader.
+        message = "it prints a value that some readers do not have; ask with {% if … %} first"
+        raise NothingThereError(message)
     budget = _budget.get()
     if budget is not None and isinstance(value, str):
         budget.spend_output(len(value))

@@ -130,8 +130,8 @@ BAD = {
     "letter of another ending": Bad("sequences/trust/02-how.markdown", letter(), None, "02-how.md"),
     "letter in capitals": Bad("sequences/trust/02-How.md", letter(), None, "write how"),
     "letter of a reserved key": Bad("sequences/trust/02-all.md", letter(), None, "choose another key"),
-    "number twice": Bad("sequences/trust/1-why.md", letter(), None, "the number 1 belongs to 01-welcome.md"),
-    "key of a letter twice": Bad("sequences/trust/02-welcome.md", letter(), None, "the key welcome belongs to"),
+    "number twice": Bad("sequences/trust/1-why.md", letter(), 1, "the number 1 belongs to 01-welcome.md"),
+    "key of a letter twice": Bad("sequences/trust/02-welcome.md", letter(), 1, "the key welcome belongs to"),
     "letter that is a folder": Bad("sequences/trust/02-how.md/x", "", None, "not a file", "sequences/trust/02-how.md"),
     "settings of another ending": Bad("sequences/trust/sequence.yml", "title: A\n", None, "call it sequence.yaml"),
     "library of another ending": Bad("affirmations.yml", "- key: a\n", None, "did you mean affirmations.yaml?"),
@@ -172,7 +172,9 @@ BAD = {
     "formerly a present key": Bad(
         "sequences/trust/02-how.md", letter("formerly: welcome"), 3, "still a letter (01-welcome.md)"
     ),
-    "sequence without a letter": Bad(LETTER, None, None, "add a file such as 01-welcome.md", "sequences/trust"),
+    "sequence without a letter": Bad(
+        LETTER, None, 1, "add a file such as 01-welcome.md", "sequences/trust/sequence.yaml"
+    ),
     # the library
     "library no list": Bad(AFFIRMATIONS, "key: a\ntext: b\n", 1, "begin each entry with a dash"),
     "entry no mapping": Bad(AFFIRMATIONS, "- a\n", 1, "key: value"),

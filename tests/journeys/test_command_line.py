@@ -165,6 +165,7 @@ MISUSES = (
     call("demo --weeks 0"),
     call("subscribers add"),
     call(f"subscribers add {NOBODY} --consent me"),
+    Call(("subscribers", "add", NOBODY, "--consent", "paper, 2099-01-01"), ""),
     call("subscribers list --state nonsense"),
     call("subscribers list --limit 0"),
     call(f"subscribers pause {READER} --weeks 1 --until 2027-01-01"),

@@ -333,6 +333,7 @@ class TestFaults:
             ("{% if letter.total > 3 %}\nx\n{% endif %}", "not supported"),
             ("{% if reader.country == 'DE' %}\n{{ letter.number + reader.country }}\n{% endif %}", "numbers only"),
             ("**{% if letter.number == 9 %}**x{% endif %}", "begins inside"),
+            ("You live in {{ reader.country }}.", "some readers do not have"),
             ("[a](/x) and [a](/y)", "two links say 'a'"),
         ):
             with pytest.raises(ContentError, match=message) as raised:
