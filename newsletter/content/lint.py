@@ -21,6 +21,14 @@ SUBJECT_CHARACTERS = (30, 50)
 PREHEADER_CHARACTERS = (40, 100)
 MOST_WORDS = 600
 _MARKUP = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}|\]\([^)]*\)", re.DOTALL)
+_UNKNOWN = (
+    (re.compile(r"</?[A-Za-z][\w-]*(?:\s[^<>]*)?/?>"), "a letter knows no HTML; write Markdown"),
+    (re.compile(r"^\s*\|.*\|\s*$"), "a letter knows no tables; write a list"),
+    (
+        re.compile(r"\]\((?:javascript|data|vbscript):[^)]*\)", re.IGNORECASE),
+        "such a link leads nowhere; write https://",
+    ),
+)
 _WORD = re.compile(r"\w+(?:[\u2019'\-]\w+)*")
 
 
@@ -100,10 +108,21 @@ def _letter_warnings(one: Series) -> Iterator[ContentError]:
         yield from _length(step, "preheader", step.preheader, PREHEADER_CHARACTERS)
         if "!" in step.subject:
             yield ContentError("the subject holds an exclamation mark; a full stop is calmer.", path=step.path)
+        yield from _written_out(step)
         words = len(_WORD.findall(_MARKUP.sub(" ", step.body)))
         if words > MOST_WORDS:
             message = f"the letter has {words} words; {MOST_WORDS} are plenty on a telephone."
             yield ContentError(message, path=step.path, line=step.body_line)
+
+
+def _written_out(step: Step) -> Iterator[ContentError]:
+    """What readers would see as it stands, because it is no Markdown that a letter knows."""
+    for number, line in enumerate(step.body.split("\n")):
+        for pattern, what in _UNKNOWN:
+            found = pattern.search(line)
+            if found is not None:
+                message = f"readers will see {found[0].strip()!r} as it stands: {what}."
+                yield ContentError(message, path=step.path, line=step.body_line + number)
 
 
 def _length(step: Step, what: str, text: str, limits: tuple[int, int]) -> Iterator[ContentError]:

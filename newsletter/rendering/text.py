@@ -169,6 +169,9 @@ class TextWriter:
             match child.type:
                 case "text" | "code_inline":
                     words.append(self._literal(child.content))
+                case "em_open" | "em_close" | "strong_open" | "strong_close":
+                    # The usual sign in plain text: without one, words that are only mentioned read as a mistake.
+                    words.append("*")
                 case "softbreak":
                     words.append(" ")
                 case "hardbreak":

@@ -136,3 +136,24 @@ def test_a_sensitive_sequence_that_nobody_reviewed_warns():
     (warning,) = warnings(replace(CLEAN, sequences=(replace(CLEAN.sequences[0], reviewed=None),)))
 
     assert warning.startswith("sequences/trust/sequence.yaml: nobody has reviewed")
+
+
+@pytest.mark.parametrize(
+    ("line", "seen"),
+    [
+        ("so <b>much</b> of it", "<b>"),
+        ("<script>alert(1)</script>", "<script>"),
+        ("| a | b |", "| a | b |"),
+        ("[here](javascript:alert(1))", "](javascript:alert(1)"),
+    ],
+)
+def test_what_readers_would_see_as_it_stands_is_named_with_its_line(line, seen):
+    [warning] = warnings(with_step(body=f"Hello.\n\n{line}\n"))
+
+    assert warning.startswith("sequences/trust/01-welcome.md:7: readers will see")
+    assert seen in warning
+
+
+@pytest.mark.parametrize("line", ["see <https://example.org/a>", "a < b and c > d", "I <3 you", "a | b"])
+def test_what_only_looks_like_it_is_left_alone(line):
+    assert warnings(with_step(body=line)) == []

@@ -34,7 +34,7 @@ def own_part(rendered: Rendered) -> tuple[str, str]:
     [
         ("One.\n\nTwo.", "<p>One.</p>\n<p>Two.</p>", "One.\n\nTwo."),
         ("Warmly,\nJoan", "<p>Warmly,<br>\nJoan</p>", "Warmly,\nJoan"),
-        ("*a* **b** `c`", "<p><em>a</em> <strong>b</strong> c</p>", "a b c"),
+        ("*a* **b** `c`", "<p><em>a</em> <strong>b</strong> c</p>", "*a* *b* c"),
         ("## Two\n\nx\n\n### Three", "<h2>Two</h2>\n<p>x</p>\n<h3>Three</h3>", "Two\n---\n\nx\n\nThree\n-----"),
         ("- a\n- b", "<ul><li>a</li>\n<li>b</li>\n</ul>", "- a\n- b"),
         ("3. a\n4. b", '<ol start="3"><li>a</li>\n<li>b</li>\n</ol>', "3. a\n4. b"),
@@ -44,7 +44,7 @@ def own_part(rendered: Rendered) -> tuple[str, str]:
         ("<b>x</b> & <3", "<p>&lt;b&gt;x&lt;/b&gt; &amp; &lt;3</p>", "<b>x</b> & <3"),
         ("\\{\\{ x }} and {", "<p>&#123;&#123; x }} and &#123;</p>", "{{ x }} and {"),
         ("&#123;{ letter.number }}", "<p>&#123;&#123; letter.number }}</p>", "{{ letter.number }}"),
-        ("*{{ letter.number }}*", "<p><em>3</em></p>", "3"),
+        ("*{{ letter.number }}*", "<p><em>3</em></p>", "*3*"),
         ("a{# gone #}b", "<p>ab</p>", "ab"),
         ("{# gone\nover lines #}\na", "<p>a</p>", "a"),
         ("x\n\n---\n\ny", "<p>x</p>\n<hr>\n<p>y</p>", f"x\n\n{'-' * 32}\n\ny"),
