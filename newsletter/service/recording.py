@@ -110,6 +110,7 @@ class Recorder:
         now: datetime,
     ) -> None:
         written = handovers.record_accepted(connection, accepted, now=now)
+        log.info("emails_accepted", count=len(written))
         self._receive(connection, [item for item, _ in accepted if item.id in written], readers, now=now)
 
     def _write(

@@ -18,6 +18,7 @@ from newsletter.store.deliveries import Delivery
 log = structlog.get_logger()
 
 _RECORD_PAUSES_SECONDS = (0.1, 0.3, 1.0, 3.0, 6.0)
+_FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _MOST_DOUBLINGS = 6
 _LOOK_AGAIN_SECONDS = 0.2
@@ -167,7 +168,7 @@ class Lane:
     def _rest(self, reason: str) -> None:
         self._troubles += 1
         # Bounded before it is doubled: an outage of a night would make a number that no float can hold.
-        pause = min(0.5 * 2 ** min(self._troubles - 1, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
+        pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(self._troubles - 1, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
         self._rest_until = time.monotonic() + pause
         log.warning("relay_unavailable", reason=reason, pause_seconds=pause)
 

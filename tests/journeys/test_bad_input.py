@@ -130,7 +130,7 @@ def asked(
     site, running = program.serve()
     assert site.post("/subscribe", **GOOD).status == 200
     smtp_server.wait_for(lambda server: server.ledger, seconds=20)
-    running.wait_for(lambda: "delivery_judged" in running.log)
+    running.wait_for(lambda: "emails_accepted" in running.log)
     return program, site, link(read(smtp_server.ledger[0]), "/confirm/")
 
 
