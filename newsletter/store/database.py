@@ -173,15 +173,20 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:  # no
     # The driver must not begin transactions of its own: `_begin_sqlite` does.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-    _keep_a_log(cursor)
-    for pragma in (
-        # With NORMAL a power cut could undo an unsubscribe that was already answered.
-        "synchronous = FULL",
-        "foreign_keys = ON",
-        "secure_delete = ON",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
+    try:
+        cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+        _keep_a_log(cursor)
+        for pragma in (
+            # With NORMAL a power cut could undo an unsubscribe that was already answered.
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "secure_delete = ON",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        # The pool never gets to know a connection that could not be prepared.
+        connection.close()
+        raise
     cursor.close()
 
 

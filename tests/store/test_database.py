@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -283,13 +284,13 @@ class TestTransactions:
     ):
         """A SQLite file that stays locked raises `DatabaseUnavailable`."""
         monkeypatch.setattr("newsletter.store.database._BUSY_TIMEOUT_MS", 50)
-        with Database(migrated_sqlite_url).write(), pytest.raises(DatabaseUnavailable):  # noqa: SIM117
-            with Database(migrated_sqlite_url).write():
-                pass
+        holder, other = Database(migrated_sqlite_url), Database(migrated_sqlite_url)
+        with closing(holder), closing(other), holder.write(), pytest.raises(DatabaseUnavailable), other.write():
+            pass
 
     def test_sqlite_keeps_what_was_answered(self, migrated_sqlite_url: str):
         """SQLite syncs every commit, keeps foreign keys, waits for locks, and overwrites what is deleted."""
-        with Database(migrated_sqlite_url).read() as connection:
+        with closing(Database(migrated_sqlite_url)) as database, database.read() as connection:
             found = {
                 name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
                 for name in ("journal_mode", "synchronous", "foreign_keys", "secure_delete", "busy_timeout")
@@ -322,6 +323,7 @@ class TestTransactions:
         database.close()
         database.close()
         database.check()
+        database.close()
 
 
 class TestTypes:
