@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
-
 from rich.console import Console
 
 from newsletter.demo import stage, story
+from newsletter.demo.interruption import Interruption
 from newsletter.demo.show import Show
 from newsletter.errors import InvalidChoice
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
 
 WEEK_SECONDS = 2.0
 """Real seconds in which a week passes, unless somebody says otherwise."""
@@ -44,9 +36,12 @@ def run_demo(weeks: int | None, week_seconds: float, port: int | None, exit_when
     _check(weeks, week_seconds, port)
     stage.be_quiet()
     console = Console()
+    interruption = Interruption()
     try:
-        with _sigterm_like_ctrl_c():
-            show = Show(console, weeks=weeks or story.DEFAULT_WEEKS, week_seconds=week_seconds)
+        with interruption.listen():
+            show = Show(
+                console, weeks=weeks or story.DEFAULT_WEEKS, week_seconds=week_seconds, nap=interruption.nap
+            )  # fmt: skip
             return show.run(port, exit_when_done=exit_when_done)
     except KeyboardInterrupt:
         console.print("Stopped half-way. The temporary folder is removed.")
@@ -64,20 +59,3 @@ def _check(weeks: int | None, week_seconds: float, port: int | None) -> None:
     if port is not None and not 0 <= port <= 65535:  # noqa: PLR2004  (as TCP has it)
         message = f"--port {port}: write a number from 1 to 65535, or leave it away."
         raise InvalidChoice(message, field="port")
-
-
-@contextmanager
-def _sigterm_like_ctrl_c() -> Iterator[None]:
-    """Wind everything up on SIGTERM, too, instead of leaving the folder behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

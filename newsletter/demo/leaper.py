@@ -61,6 +61,7 @@ class Leaper:
         standstill_seconds: real seconds that something due may take.
         patience_seconds: real seconds that the clock stands for somebody who was asked to confirm.
         on_asked: called when it begins to stand for somebody.
+        nap: sleeps so many seconds; what it raises ends the wait.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Leaper:
         standstill_seconds: float = 45.0,
         patience_seconds: float = 120.0,
         on_asked: Callable[[], None] = lambda: None,
+        nap: Callable[[float], None] = time.sleep,
     ) -> None:
         self._app = app
         self._clock = clock
@@ -79,6 +81,7 @@ class Leaper:
         self._standstill_seconds = standstill_seconds
         self._patience_seconds = patience_seconds
         self._on_asked = on_asked
+        self._nap = nap
         self._asked_since: dict[UUID, float] = {}
         self._landed_at = time.monotonic()
         self.stance = Stance.LEAPING
@@ -127,7 +130,7 @@ class Leaper:
             if time.monotonic() - began > self._standstill_seconds:
                 message = f"Mail is due and has not left for {self._standstill_seconds:g} seconds."
                 raise StandstillError(message)
-            time.sleep(_LOOK_SECONDS)
+            self._nap(_LOOK_SECONDS)
         return view
 
     def look(self) -> View:
@@ -157,7 +160,7 @@ class Leaper:
         if stance is Stance.ASKED and self.stance is not stance:
             self._on_asked()
         self.stance = stance
-        time.sleep(_NAP_SECONDS)
+        self._nap(_NAP_SECONDS)
         self._landed_at = time.monotonic()
 
     def _near(self, to: datetime) -> None:
@@ -170,7 +173,7 @@ class Leaper:
         # What the letters took counts: a week is a week.
         remaining = self._landed_at + pace - time.monotonic()
         if remaining > 0:
-            time.sleep(min(remaining, _NAP_SECONDS))
+            self._nap(min(remaining, _NAP_SECONDS))
             return
         self._clock.set(to)
         # What came too late shortens the next leaps, within reason.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from newsletter.clock import FixedClock
@@ -15,6 +16,8 @@ from newsletter.demo.telling import Chronicle, Kind
 from newsletter.errors import NewsletterError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
 _STANCES = {
@@ -30,12 +33,16 @@ class Show:
     Args:
         weeks: how many local weeks are played before the reader leaves.
         week_seconds: real seconds in which a week passes.
+        nap: sleeps so many seconds, and raises KeyboardInterrupt where somebody wishes to end.
     """
 
-    def __init__(self, console: Console, *, weeks: int, week_seconds: float) -> None:
+    def __init__(
+        self, console: Console, *, weeks: int, week_seconds: float, nap: Callable[[float], None] = time.sleep
+    ) -> None:
         self._console = console
         self._weeks = weeks
         self._week_seconds = week_seconds
+        self._nap = nap
         self._clock = FixedClock(story.BEGINS)
         self._chronicle = Chronicle(clock=self._clock, timezone=story.TIMEZONE, console=console)
         self._ledger = Ledger(
@@ -53,7 +60,7 @@ class Show:
             site_url = f"http://{stage.HOST}:{listener.getsockname()[1]}"
             with stage.open_stage(folder, self._clock, base_url=site_url) as app:
                 leaper = Leaper(
-                    app, self._clock, week_seconds=self._week_seconds,
+                    app, self._clock, week_seconds=self._week_seconds, nap=self._nap,
                     on_asked=lambda: self._chronicle.tell(Kind.CLOCK, _STANCES[Stance.ASKED]),
                 )  # fmt: skip
                 mailbox = Mailbox(stage.maildir(folder))

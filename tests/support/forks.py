@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
+_STARTING = threading.Lock()
 _PRELOADED = (
     "alembic.command",
     "newsletter.bootstrap",
@@ -59,15 +61,17 @@ def _begin() -> None:
     """Start the process that is forked, once, without what follows coverage into new processes."""
     from multiprocessing import forkserver
 
-    server = forkserver._forkserver
-    if getattr(server, "_forkserver_pid", None) is not None:
-        return
-    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("COVERAGE")}
-    try:
-        _FORKS.set_forkserver_preload(list(_PRELOADED))
-        forkserver.ensure_running()
-    finally:
-        os.environ.update(kept)
+    # Commands are begun by several threads at once.
+    with _STARTING:
+        server = forkserver._forkserver
+        if getattr(server, "_forkserver_pid", None) is not None:
+            return
+        kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("COVERAGE")}
+        try:
+            _FORKS.set_forkserver_preload(list(_PRELOADED))
+            forkserver.ensure_running()
+        finally:
+            os.environ.update(kept)
 
 
 def _be_the_program(words: tuple[str, ...], folder: str, environment: dict[str, str], outputs: tuple[str, str]) -> None:
