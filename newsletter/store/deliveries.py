@@ -7,17 +7,18 @@ changes nothing. What a worker does with a row that it claimed is in `handovers`
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, and_, case, func, literal_column, null, select, true, update
+from sqlalchemy import Connection, Select, and_, case, func, literal_column, null, select, true, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from newsletter.domain.delivery import WITHDRAWABLE, DeliveryId, Kind, State
 from newsletter.domain.subscription import SubscriberId, SubscriptionId
+from newsletter.store.prepared import record_maker
 from newsletter.store.statements import insert_or_nothing
 from newsletter.store.tables import HAS_DETAILS, delivery
 from newsletter.store.types import ordered_id
@@ -339,10 +340,18 @@ def waiting_state() -> ColumnElement[str]:
     return case((delivery.c.doubts > 0, State.UNCERTAIN.value), else_=State.PLANNED.value)
 
 
-def to_delivery(row: Row[Any]) -> Delivery:
+def to_delivery(row: Sequence[Any]) -> Delivery:
     """A row of `COLUMNS` as what it says."""
-    values = dict(row._mapping)
-    return Delivery(**{**values, "state": State(row.state), "kind": Kind(row.kind)})
+    values = list(row)
+    values[_KIND], values[_STATE] = _KINDS[values[_KIND]], _STATES[values[_STATE]]
+    return _assemble(values)
+
+
+_NAMES = [column.name for column in COLUMNS]
+_KIND, _STATE = _NAMES.index("kind"), _NAMES.index("state")
+_KINDS = {kind.value: kind for kind in Kind}
+_STATES = {state.value: state for state in State}
+_assemble = record_maker(Delivery, _NAMES)
 
 
 def _one(connection: Connection, condition: ColumnElement[bool]) -> Delivery | None:

@@ -5,7 +5,7 @@ Each of them names the state, owner and epoch that the worker believes in, and s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,12 +13,12 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     Integer,
-    Update,
     Uuid,
     and_,
     bindparam,
     exists,
     func,
+    literal,
     literal_column,
     not_,
     or_,
@@ -26,12 +26,12 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.sql.elements import ColumnElement
 
 from newsletter.domain.delivery import DeliveryId, Kind, State
 from newsletter.domain.subscription import State as SubscriptionState
 from newsletter.store.deliveries import COLUMNS, LEAVING, OWNED, Delivery, to_delivery, waiting_state
+from newsletter.store.prepared import Prepared, PreparedUpdate
 from newsletter.store.switches import sending_is_stopped
 from newsletter.store.tables import delivery, subscription, worker
 from newsletter.store.types import DatabaseNow, UtcDateTime
@@ -70,8 +70,7 @@ def claim_due(connection: Connection, *, owner: str, letters: bool, now: datetim
     PostgreSQL.
     """
     statement = _CLAIM_LETTERS if letters else _CLAIM_FOR_PEOPLE
-    found = connection.execute(statement, {"b_owner": owner, "b_now": now, "b_limit": limit})
-    claimed = [to_delivery(row) for row in found]
+    claimed = statement.fetch(connection, {"b_owner": owner, "b_now": now, "b_limit": limit})
     return sorted(claimed, key=lambda item: (item.next_try_at, item.id))
 
 
@@ -114,20 +113,15 @@ def hand_over(
     Returns:
         Those that may leave. Of the others nothing was changed.
     """
-    believed = State.HANDING_OVER if renew else State.CLAIMED
+    shared = {"believed": (State.HANDING_OVER if renew else State.CLAIMED).value}
     granted: set[DeliveryId] = set()
     for kind, statement in _HAND_OVER.items():
         rows = [
-            _handover_values(each, believed, now=now)
+            _handover_values(each, now=now)
             for each in leaving
             if (each.item.kind if each.item.kind in _HAND_OVER else None) is kind
         ]
-        if renew or len(rows) == 1:
-            granted |= {row["b_id"] for row in rows if connection.execute(statement, row).rowcount == 1}
-        elif rows and connection.execute(statement, rows).rowcount == len(rows):
-            granted |= {row["b_id"] for row in rows}
-        elif rows:
-            granted |= _in_state(connection, rows, State.HANDING_OVER, epochs_later=0)
+        granted |= {DeliveryId(found) for found in statement.run(connection, rows, shared)}
     return granted
 
 
@@ -139,22 +133,8 @@ def record_accepted(
     Returns:
         Those that were still ours. Of the others nothing was changed.
     """
-    rows = [
-        {
-            "b_id": item.id,
-            "b_state": State.HANDING_OVER,
-            "b_owner": item.owner,
-            "b_epoch": item.epoch,
-            "b_now": now,
-            **_answered(answer),
-        }
-        for item, answer in accepted
-    ]
-    if not rows:
-        return set()
-    if connection.execute(_ACCEPTED, rows).rowcount == len(rows):
-        return {item.id for item, _ in accepted}
-    return _in_state(connection, rows, State.SENT, epochs_later=1)
+    rows = [{**_believed(item), **_answered(answer)} for item, answer in accepted]
+    return {DeliveryId(found) for found in _ACCEPTED.run(connection, rows, {"now": now})}
 
 
 def record_failed(connection: Connection, item: Delivery, answer: Answer, *, reason: str, now: datetime) -> bool:
@@ -278,18 +258,19 @@ def still_wanted(connection: Connection, item: Delivery) -> bool:
     """Whether what an email that is no letter is for still stands."""
     if item.kind is not Kind.CONFIRMATION:
         return True
-    return bool(connection.scalar(select(_UNCONFIRMED), {"b_subscription_id": item.subscription_id}))
+    return bool(connection.scalar(select(_unconfirmed(literal(item.subscription_id, Uuid())))))
 
 
-def _handover_values(leaving: Leaving, believed: State, *, now: datetime) -> dict[str, Any]:
-    item, handover = leaving.item, leaving.handover
+def _believed(item: Delivery) -> dict[str, Any]:
+    return {"id": item.id, "owner": item.owner, "epoch": item.epoch}
+
+
+def _handover_values(leaving: Leaving, *, now: datetime) -> dict[str, Any]:
+    handover = leaving.handover
     return {
-        "b_id": item.id,
-        "b_state": believed,
-        "b_owner": item.owner,
-        "b_epoch": item.epoch,
-        "b_subscription_id": item.subscription_id,
-        "b_rested_before": now - leaving.min_gap,
+        **_believed(leaving.item),
+        "subscription_id": leaving.item.subscription_id,
+        "rested_before": now - leaving.min_gap,
         "revision": handover.revision,
         "message_id": handover.message_id,
         "message_date": handover.message_date,
@@ -312,67 +293,82 @@ def _answered(answer: Answer) -> dict[str, Any]:
     return {"reply_code": answer.code, "reply_text": answer.text, "host": answer.host}
 
 
-def _in_state(
-    connection: Connection, rows: Sequence[Mapping[str, Any]], state: State, *, epochs_later: int
-) -> set[DeliveryId]:
-    """Which of some rows are in the state that was written just now."""
-    epochs = {row["b_id"]: row["b_epoch"] + epochs_later for row in rows}
-    found = connection.execute(
-        select(delivery.c.id, delivery.c.epoch).where(delivery.c.id.in_(list(epochs)), delivery.c.state == state)
+# The statements that run for each group of letters.
+
+_Given = Mapping[str, ColumnElement[Any]]
+_BELIEVED = {name: delivery.c[name].type for name in ("id", "owner", "epoch")}
+_HANDED = ("revision", "message_id", "message_date", "affirmation", "posts", "number")
+_ANSWERED = ("reply_code", "reply_text", "host")
+_UNCONFIRMED = (SubscriptionState.PENDING, SubscriptionState.LEFT, SubscriptionState.FINISHED)
+
+
+def _ours(given: _Given, state: ColumnElement[str]) -> ColumnElement[bool]:
+    return and_(
+        delivery.c.id == given["id"],
+        delivery.c.state == state,
+        delivery.c.owner == given["owner"],
+        delivery.c.epoch == given["epoch"],
     )
-    return {row.id for row in found if row.epoch == epochs[row.id]}
 
 
-# The statements that run for each group of letters: built once, since building one takes as long as running it.
+def _lives(owner: ColumnElement[str]) -> ColumnElement[bool]:
+    return exists().where(worker.c.id == owner, worker.c.lease_until > DatabaseNow())
 
-_OURS = and_(
-    delivery.c.id == bindparam("b_id"),
-    delivery.c.state == bindparam("b_state"),
-    delivery.c.owner == bindparam("b_owner"),
-    delivery.c.epoch == bindparam("b_epoch"),
-)
-_LIVES = exists().where(worker.c.id == bindparam("b_owner"), worker.c.lease_until > DatabaseNow())
-_ITS_OWN = subscription.c.id == bindparam("b_subscription_id", type_=Uuid())
-_RESTED = exists().where(
-    _ITS_OWN,
-    subscription.c.state == SubscriptionState.ACTIVE,
-    or_(
-        subscription.c.last_letter_at.is_(None),
-        subscription.c.last_letter_at <= bindparam("b_rested_before", type_=UtcDateTime()),
-    ),
-)
-_UNCONFIRMED = exists().where(
-    _ITS_OWN,
-    subscription.c.state.in_([SubscriptionState.PENDING, SubscriptionState.LEFT, SubscriptionState.FINISHED]),
-)
-_HAND_OVER: dict[Kind | None, Update] = {
-    kind: update(delivery)
-    .where(_OURS, _LIVES, ~sending_is_stopped(), wanted)
-    .values(
-        state=State.HANDING_OVER,
-        handing_over_at=DatabaseNow(),
-        **{
-            name: bindparam(name)
-            for name in ("revision", "message_id", "message_date", "affirmation", "posts", "number")
+
+def _rested(given: _Given) -> ColumnElement[bool]:
+    last = subscription.c.last_letter_at
+    return exists().where(
+        subscription.c.id == given["subscription_id"],
+        subscription.c.state == SubscriptionState.ACTIVE,
+        or_(last.is_(None), last <= given["rested_before"]),
+    )
+
+
+def _unconfirmed(identifier: ColumnElement[Any]) -> ColumnElement[bool]:
+    return exists().where(
+        subscription.c.id == identifier, or_(*(subscription.c.state == each for each in _UNCONFIRMED))
+    )
+
+
+def _handing_over(wanted: Callable[[_Given], ColumnElement[bool]]) -> PreparedUpdate:
+    believed: ColumnElement[str] = bindparam("believed", type_=delivery.c.state.type)
+    return PreparedUpdate(
+        lambda given: update(delivery)
+        .where(_ours(given, believed), _lives(given["owner"]), ~sending_is_stopped(), wanted(given))
+        .values(
+            state=State.HANDING_OVER, handing_over_at=DatabaseNow(), **{name: given[name] for name in _HANDED}
+        ),
+        {
+            **_BELIEVED,
+            "subscription_id": delivery.c.subscription_id.type,
+            "rested_before": subscription.c.last_letter_at.type,
+            **{name: delivery.c[name].type for name in _HANDED},
         },
-    )
-    for kind, wanted in {Kind.LETTER: _RESTED, Kind.CONFIRMATION: _UNCONFIRMED, None: true()}.items()
+        key=delivery.c.id,
+    )  # fmt: skip
+
+
+_HAND_OVER: dict[Kind | None, PreparedUpdate] = {
+    Kind.LETTER: _handing_over(_rested),
+    Kind.CONFIRMATION: _handing_over(lambda given: _unconfirmed(given["subscription_id"])),
+    None: _handing_over(lambda _given: true()),
 }
 """By kind what must hold for an email to leave; None for all other kinds."""
 
-_ACCEPTED = (
-    update(delivery)
-    .where(_OURS)
+_ACCEPTED = PreparedUpdate(
+    lambda given: update(delivery)
+    .where(_ours(given, literal(State.HANDING_OVER.value)))
     .values(
         state=State.SENT, received=True, owner=None, handing_over_at=None, reason=None,
-        sent_at=bindparam("b_now", type_=UtcDateTime()), closed_at=bindparam("b_now", type_=UtcDateTime()),
-        attempt=delivery.c.attempt + 1, epoch=delivery.c.epoch + 1,
-        **{name: bindparam(name) for name in ("reply_code", "reply_text", "host")},
-    )
+        sent_at=bindparam("now", type_=UtcDateTime()), closed_at=bindparam("now", type_=UtcDateTime()),
+        attempt=delivery.c.attempt + 1, epoch=delivery.c.epoch + 1, **{name: given[name] for name in _ANSWERED},
+    ),
+    {**_BELIEVED, **{name: delivery.c[name].type for name in _ANSWERED}},
+    key=delivery.c.id,
 )  # fmt: skip
 
 
-def _claiming(which: ColumnElement[bool]) -> ReturningUpdate[Any]:
+def _claiming(which: ColumnElement[bool]) -> Prepared[Delivery]:
     candidates = (
         select(delivery.c.id)
         .where(LEAVING, which, delivery.c.next_try_at <= bindparam("b_now", type_=UtcDateTime()))
@@ -380,12 +376,13 @@ def _claiming(which: ColumnElement[bool]) -> ReturningUpdate[Any]:
         .limit(bindparam("b_limit", type_=Integer()))
         .with_for_update(skip_locked=True)
     )
-    waiting = delivery.c.state.in_([State.PLANNED, State.UNCERTAIN])
-    return (
+    owner: ColumnElement[str] = bindparam("b_owner", type_=delivery.c.owner.type)
+    return Prepared(
         update(delivery)
-        .where(delivery.c.id.in_(candidates.scalar_subquery()), waiting, _LIVES, ~sending_is_stopped())
-        .values(state=State.CLAIMED, owner=bindparam("b_owner"), epoch=delivery.c.epoch + 1)
-        .returning(*COLUMNS)
+        .where(delivery.c.id.in_(candidates.scalar_subquery()), LEAVING, _lives(owner), ~sending_is_stopped())
+        .values(state=State.CLAIMED, owner=owner, epoch=delivery.c.epoch + 1)
+        .returning(*COLUMNS),
+        to_delivery,
     )
 
 

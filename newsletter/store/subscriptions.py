@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time
+from functools import lru_cache
 from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
-    BindParameter,
     Connection,
-    Row,
     and_,
-    bindparam,
     case,
     delete,
     exists,
     func,
     insert,
+    literal_column,
     or_,
     select,
     update,
@@ -29,6 +28,7 @@ from newsletter.domain.delivery import Kind
 from newsletter.domain.delivery import State as DeliveryState
 from newsletter.domain.progress import Place
 from newsletter.domain.subscription import Action, State, SubscriberId, SubscriptionId, after
+from newsletter.store.prepared import Prepared, PreparedUpdate, among
 from newsletter.store.statements import insert_or_nothing
 from newsletter.store.tables import (
     delivery,
@@ -39,7 +39,7 @@ from newsletter.store.tables import (
     subscription,
     suppression,
 )
-from newsletter.store.types import UtcDateTime, ordered_id
+from newsletter.store.types import ordered_id
 
 _MOVING = (
     "state", "round", "last_step", "anchor", "seen_revision", "next_due_at", "due_rule", "last_letter_at",
@@ -152,13 +152,12 @@ def get_subscriber(connection: Connection, identifier: UUID, *, lock: bool = Fal
 
 def get_subscribers(connection: Connection, identifiers: Collection[UUID]) -> dict[UUID, Subscriber]:
     """The subscribers of those ids."""
-    return {row.id: _to_subscriber(row) for row in connection.execute(_SUBSCRIBERS, {"ids": list(identifiers)})}
+    return {record.id: record for record in _SUBSCRIBERS.fetch(connection, {"ids": identifiers})}
 
 
 def lock_subscribers(connection: Connection, identifiers: Collection[UUID]) -> dict[UUID, Subscriber]:
     """The subscribers of those ids, their rows kept until the transaction ends; locked in one order everywhere."""
-    rows = connection.execute(_LOCKED_SUBSCRIBERS, {"ids": list(identifiers)})
-    return {row.id: _to_subscriber(row) for row in rows}
+    return {record.id: record for record in _LOCKED_SUBSCRIBERS.fetch(connection, {"ids": identifiers})}
 
 
 def list_subscribers(
@@ -236,7 +235,7 @@ def get_subscription(connection: Connection, identifier: UUID) -> Subscription |
 
 def get_subscriptions(connection: Connection, identifiers: Collection[UUID]) -> dict[UUID, Subscription]:
     """The subscriptions of those ids."""
-    return {row.id: _to_subscription(row) for row in connection.execute(_SUBSCRIPTIONS, {"ids": list(identifiers)})}
+    return {record.id: record for record in _SUBSCRIPTIONS.fetch(connection, {"ids": identifiers})}
 
 
 def subscriptions_of(connection: Connection, subscriber_id: UUID) -> list[Subscription]:
@@ -313,18 +312,17 @@ def save_subscription(connection: Connection, before: Subscription, record: Subs
 
 def save_subscriptions(connection: Connection, changes: Sequence[tuple[Subscription, Subscription]]) -> None:
     """`save_subscription` for many, each (before, record), in one statement."""
-    if not changes:
-        return
     rows = [
         {
             **{name: getattr(record, name) for name in _MOVING},
-            "b_id": before.id,
-            "b_state": before.state,
-            "b_next_due_at": before.next_due_at,
+            "id": before.id,
+            "state": record.state.value,
+            "believed": before.state.value,
+            "expected_at": before.next_due_at,
         }
         for before, record in changes
     ]
-    connection.execute(_SAVE, rows)
+    _SAVE.run(connection, rows)
 
 
 def leave(connection: Connection, record: Subscription) -> bool:
@@ -337,13 +335,10 @@ def leave(connection: Connection, record: Subscription) -> bool:
 
 def places(connection: Connection, subscriptions: Sequence[Subscription]) -> dict[UUID, Place]:
     """Where each of the subscriptions stands in its present round."""
-    ids = [item.id for item in subscriptions]
     received: dict[UUID, set[str]] = {item.id: set() for item in subscriptions}
     passed: dict[UUID, set[str]] = {item.id: set() for item in subscriptions}
-    for identifier, step in connection.execute(_RECEIVED, {"ids": ids}):
-        received[identifier].add(step)
-    for identifier, step in connection.execute(_PASSED, {"ids": ids}):
-        passed[identifier].add(step)
+    for identifier, step, was_received in _STEPS.fetch(connection, {"ids": received}):
+        (received if was_received else passed)[identifier].add(step)
     return {
         item.id: Place(
             round=item.round,
@@ -462,14 +457,10 @@ def erase_subscription(connection: Connection, record: Subscription, *, before: 
 
 def shown_to(connection: Connection, subscriber_ids: Collection[UUID]) -> dict[UUID, Shown]:
     """What each reader has been shown in letters they received."""
-    rows = connection.execute(_SHOWN, {"ids": list(subscriber_ids)})
     found = {identifier: Shown(affirmations={}, posts={}) for identifier in subscriber_ids}
-    for row in rows:
-        shown = found[row.subscriber_id]
-        for latest, keys in (
-            (shown.affirmations, [row.affirmation] if row.affirmation else []),
-            (shown.posts, row.posts or []),
-        ):
+    for identifier, affirmation, posts in _SHOWN.fetch(connection, {"ids": subscriber_ids}):
+        shown = found[identifier]
+        for latest, keys in ((shown.affirmations, [affirmation] if affirmation else []), (shown.posts, posts or [])):
             for key in keys:
                 latest.pop(key, None)
                 latest[key] = None
@@ -488,58 +479,73 @@ def _slot_values(slot: Slot) -> Mapping[str, Any]:
     return {"timezone": slot.timezone, "weekday": slot.weekday, "at": slot.at.strftime("%H:%M")}
 
 
-def _to_subscriber(row: Row[Any]) -> Subscriber:
-    hour, minute = row.at.split(":")
-    return Subscriber(
-        id=SubscriberId(row.id),
-        address=row.address,
-        address_key=row.address_key,
-        slot=Slot(weekday=row.weekday, at=time(int(hour), int(minute)), timezone=row.timezone),
-        pace=row.pace,
-        country=row.country,
-        discreet=row.discreet,
-        paused_until=row.paused_until,
-        link_generation=row.link_generation,
-        created_at=row.created_at,
-    )
+def _to_subscriber(row: Sequence[Any]) -> Subscriber:
+    values = dict(zip(_SUBSCRIBER_COLUMNS, row, strict=True))
+    slot = _slot(values.pop("weekday"), values.pop("at"), values.pop("timezone"))
+    return Subscriber(slot=slot, **values)
 
 
-def _to_subscription(row: Row[Any]) -> Subscription:
-    values = dict(row._mapping)
-    return Subscription(**{**values, "state": State(row.state)})
+@lru_cache(maxsize=4096)
+def _slot(weekday: int, at: str, timezone: str) -> Slot:
+    hour, minute = at.split(":")
+    return Slot(weekday=weekday, at=time(int(hour), int(minute)), timezone=timezone)
 
 
-# What runs for each group of letters: built once, since building a statement takes as long as running it.
+def _to_subscription(row: Sequence[Any]) -> Subscription:
+    values = dict(zip(_SUBSCRIPTION_COLUMNS, row, strict=True))
+    return Subscription(**{**values, "state": State(values["state"])})
 
-_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
-_SUBSCRIBERS = select(subscriber).where(subscriber.c.id.in_(_IDS))
-_LOCKED_SUBSCRIBERS = _SUBSCRIBERS.order_by(subscriber.c.id).with_for_update()
-_SUBSCRIPTIONS = select(subscription).where(subscription.c.id.in_(_IDS))
-_RECEIVED = (
-    select(subscription.c.id, delivery.c.step)
+
+_SUBSCRIBER_COLUMNS = tuple(column.name for column in subscriber.columns)
+_SUBSCRIPTION_COLUMNS = tuple(column.name for column in subscription.columns)
+
+# What runs for each group of letters.
+
+_KEPT = 4096
+_SUBSCRIBERS = Prepared(select(subscriber).where(among(subscriber.c.id, "ids")), _to_subscriber, keep=_KEPT)
+_LOCKED_SUBSCRIBERS = Prepared(
+    select(subscriber).where(among(subscriber.c.id, "ids")).order_by(subscriber.c.id).with_for_update(),
+    _to_subscriber,
+    keep=_KEPT,
+)
+_SUBSCRIPTIONS = Prepared(select(subscription).where(among(subscription.c.id, "ids")), _to_subscription, keep=_KEPT)
+_STEPS = Prepared(
+    select(subscription.c.id, delivery.c.step, literal_column("1"))
     .join(delivery, and_(delivery.c.subscription_id == subscription.c.id, delivery.c.round == subscription.c.round))
-    .where(subscription.c.id.in_(_IDS), delivery.c.kind == Kind.LETTER, delivery.c.received)
+    .where(among(subscription.c.id, "ids"), delivery.c.kind == Kind.LETTER, delivery.c.received)
+    .union_all(
+        select(passed_step.c.subscription_id, passed_step.c.step, literal_column("0"))
+        .join(subscription, subscription.c.id == passed_step.c.subscription_id)
+        .where(among(subscription.c.id, "ids"), passed_step.c.round == subscription.c.round)
+    ),
+    tuple,
 )
-_PASSED = (
-    select(passed_step.c.subscription_id, passed_step.c.step)
-    .join(subscription, subscription.c.id == passed_step.c.subscription_id)
-    .where(subscription.c.id.in_(_IDS), passed_step.c.round == subscription.c.round)
-)
-_SHOWN = (
+"""What each subscription has received in its present round, and what has passed it by."""
+_SHOWN = Prepared(
     select(delivery.c.subscriber_id, delivery.c.affirmation, delivery.c.posts)
     .where(
-        delivery.c.subscriber_id.in_(_IDS),
+        among(delivery.c.subscriber_id, "ids"),
         delivery.c.kind == Kind.LETTER,
         or_(delivery.c.received, delivery.c.state == DeliveryState.UNCERTAIN),
     )
-    .order_by(case((delivery.c.sent_at.is_(None), delivery.c.due_at), else_=delivery.c.sent_at), delivery.c.id)
+    .order_by(case((delivery.c.sent_at.is_(None), delivery.c.due_at), else_=delivery.c.sent_at), delivery.c.id),
+    tuple,
 )
-_SAVE = (
-    update(subscription)
-    .where(
-        subscription.c.id == bindparam("b_id"),
-        subscription.c.state == bindparam("b_state"),
-        subscription.c.next_due_at.is_not_distinct_from(bindparam("b_next_due_at", type_=UtcDateTime())),
-    )
-    .values({name: bindparam(name) for name in _MOVING})
+_SAVE = PreparedUpdate(
+    lambda given: (
+        update(subscription)
+        .where(
+            subscription.c.id == given["id"],
+            subscription.c.state == given["believed"],
+            subscription.c.next_due_at.is_not_distinct_from(given["expected_at"]),
+        )
+        .values({name: given[name] for name in _MOVING})
+    ),
+    {
+        "id": subscription.c.id.type,
+        "believed": subscription.c.state.type,
+        "expected_at": subscription.c.next_due_at.type,
+        **{name: subscription.c[name].type for name in _MOVING},
+    },
+    key=subscription.c.id,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -20,22 +21,36 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To the database: UTC; without its zone where the database keeps none."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            message = f"{value!r} has no zone; an instant is aware"
-            raise ValueError(message)
-        instant = value.astimezone(UTC)
-        return instant.replace(tzinfo=None) if dialect.name == "sqlite" else instant
+    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], object]:
+        """To the database: UTC; as text without its zone where the database keeps none."""
+        return _instant_to_text if dialect.name == "sqlite" else _instant_in_utc
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None]:
         """From the database: aware, UTC."""
-        del dialect
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        del coltype
+        return _instant_from_text if dialect.name == "sqlite" else _instant_in_utc
+
+
+def _instant_in_utc(value: datetime | None) -> datetime | None:
+    if value is None or value.tzinfo is UTC:
+        return value
+    if value.tzinfo is None:
+        message = f"{value!r} has no zone; an instant is aware"
+        raise ValueError(message)
+    return value.astimezone(UTC)
+
+
+def _instant_to_text(value: datetime | None) -> str | None:
+    instant = _instant_in_utc(value)
+    # All of the same length, with six digits behind the point, so that texts compare as instants do.
+    return None if instant is None else instant.isoformat(" ", "microseconds")[:_INSTANT_LENGTH]
+
+
+def _instant_from_text(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(f"{text}+00:00")
+
+
+_INSTANT_LENGTH = len("2026-11-23 08:00:00.000000")
 
 
 class DatabaseNow(FunctionElement[datetime]):

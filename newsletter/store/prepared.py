@@ -1,0 +1,309 @@
+"""Statements that have to be quick.
+
+SQLAlchemy looks at the type of every parameter and of every column each time that a statement runs. For a row of
+thirty columns that takes longer than the database does, so what runs for every group of letters is compiled once
+for each kind of database, together with the converters of its values. It still runs on SQLAlchemy's connection:
+transactions, pooling and errors are the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from enum import Enum
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+from uuid import UUID, SafeUUID
+
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    BindParameter,
+    Boolean,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Executable,
+    Text,
+    Update,
+    Uuid,
+    bindparam,
+    cast,
+    column,
+    func,
+)
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.types import TypeEngine, UserDefinedType
+
+Convert = Callable[[Any], Any] | None
+T = TypeVar("T")
+
+_GIVEN = "given_"
+"""Before the names of what rows are given, so that none is the name of a column that is set."""
+
+
+# Many ids as one parameter -------------------------------------------------------------------------------------
+
+
+class _Ids(UserDefinedType[Collection[UUID]]):
+    """Any number of ids as one parameter, so that the text of a statement does not depend on how many."""
+
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], object]:
+        return _hex_list if dialect.name == "sqlite" else list
+
+
+class _Among(ColumnElement[bool]):
+    inherit_cache = True
+
+    def __init__(self, which: ColumnElement[UUID], name: str) -> None:
+        self.which = which
+        self.ids: BindParameter[Any] = bindparam(name, type_=_Ids())
+        self.type = Boolean()
+
+
+def among(which: ColumnElement[UUID], name: str) -> ColumnElement[bool]:
+    """Whether a column of ids is one of those in the parameter `name`; for `Prepared` only."""
+    return _Among(which, name)
+
+
+@compiles(_Among, "sqlite")
+def _among_json(element: _Among, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401  (SQLAlchemy's hook)
+    which, ids = compiler.process(element.which, **options), compiler.process(element.ids, **options)
+    return f"{which} IN (SELECT value FROM json_each({ids}))"  # noqa: S608  (compiled, and no text from outside)
+
+
+@compiles(_Among, "postgresql")
+def _among_array(element: _Among, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401  (SQLAlchemy's hook)
+    which, ids = compiler.process(element.which, **options), compiler.process(element.ids, **options)
+    return f"{which} = ANY({ids}::uuid[])"
+
+
+def _hex_list(ids: Collection[UUID]) -> str:
+    return json.dumps([each.hex for each in ids])
+
+
+# Statements that are compiled once -----------------------------------------------------------------------------
+
+
+class Prepared(Generic[T]):
+    """A statement whose rows become records, for what runs many times a second.
+
+    Args:
+        make: makes a record of the values of one row, in the order of the columns.
+        keep: so many rows are remembered with what was made of them. What is read again within moments, as a
+            reader is when their letter has been accepted, is not made anew; the database is asked all the same.
+    """
+
+    def __init__(self, statement: Executable, make: Callable[[Sequence[Any]], T], *, keep: int = 0) -> None:
+        self._statement = statement
+        self._make = make
+        self._keep = keep
+        self._forms: dict[str, tuple[_Form, Callable[[Any], T]]] = {}
+
+    def fetch(self, connection: Connection, parameters: Mapping[str, Any]) -> list[T]:
+        """What the statement finds or returns."""
+        form, convert = self._forms.get(connection.dialect.name) or self._prepare(connection.dialect)
+        result = connection.exec_driver_sql(form.text, form.values(parameters))
+        rows = result.cursor.fetchall()
+        result.close()
+        return [convert(row) for row in rows]
+
+    def _prepare(self, dialect: Dialect) -> tuple[_Form, Callable[[Any], T]]:
+        form, make = _Form(self._statement, dialect), self._make
+        converters = form.result_converters()
+
+        def convert(row: Sequence[Any]) -> T:
+            return make(
+                [
+                    value if converter is None or value is None else converter(value)
+                    for converter, value in zip(converters, row, strict=True)
+                ]
+            )
+
+        prepared = form, lru_cache(maxsize=self._keep)(convert) if self._keep else convert
+        self._forms[dialect.name] = prepared
+        return prepared
+
+
+class PreparedUpdate:
+    """One UPDATE for many rows, each with values of its own.
+
+    SQLite runs it row by row, which costs it next to nothing; PostgreSQL gets all rows in one statement, since
+    there each one costs as much as ten rows do.
+
+    Args:
+        build: makes the statement out of the columns that a row is given; `key` is the updated table's.
+        given: the names of these columns, and their types.
+        key: the column that the statement identifies a row by; given under its own name.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[Mapping[str, ColumnElement[Any]]], Update],
+        given: Mapping[str, TypeEngine[Any]],
+        *,
+        key: ColumnElement[UUID],
+    ) -> None:
+        self._build = build
+        self._given = dict(given)
+        self._key = key
+        self._forms: dict[str, _Form] = {}
+
+    def run(
+        self, connection: Connection, rows: Sequence[Mapping[str, Any]], shared: Mapping[str, Any] | None = None
+    ) -> set[UUID]:
+        """Update, with `shared` the values of parameters that are the same for all rows.
+
+        Returns:
+            The keys of the rows that were updated.
+        """
+        if not rows:
+            return set()
+        form = self._forms.get(connection.dialect.name) or self._prepare(connection.dialect)
+        if connection.dialect.name == "sqlite":
+            return self._run_each(connection, form, rows, shared or {})
+        columns = {name: [row[name] for row in rows] for name in self._given}
+        found = connection.exec_driver_sql(form.text, form.values({**columns, **(shared or {})}))
+        return {row[0] for row in found}
+
+    def _run_each(
+        self, connection: Connection, form: _Form, rows: Sequence[Mapping[str, Any]], shared: Mapping[str, Any]
+    ) -> set[UUID]:
+        name = str(self._key.key)
+        cursor = connection.connection.cursor()
+        done: set[UUID] = set()
+        try:
+            for row in rows:
+                cursor.execute(form.text, form.values({**row, **shared}))
+                if cursor.rowcount == 1:
+                    done.add(row[name])
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise DBAPIError.instance(
+                form.text, None, error, connection.dialect.loaded_dbapi.Error, hide_parameters=True,
+                dialect=connection.dialect,
+            ) from error  # fmt: skip
+        finally:
+            cursor.close()
+        return done
+
+    def _prepare(self, dialect: Dialect) -> _Form:
+        columns: dict[str, ColumnElement[Any]]
+        if dialect.name == "sqlite":
+            columns = {name: bindparam(_GIVEN + name, type_=kind) for name, kind in self._given.items()}
+            form = _Form(self._build(columns), dialect)
+        else:
+            # Arrays of JSON would have to be nested; texts are not.
+            flat = {name: Text() if isinstance(kind, JSON) else kind for name, kind in self._given.items()}
+            arrays = [bindparam(_GIVEN + name, type_=_Listed(self._given[name], flat[name])) for name in flat]
+            table = func.unnest(*arrays).table_valued(*(column(name, kind) for name, kind in flat.items()))
+            given = table.render_derived(name="given")
+            columns = {
+                name: cast(given.c[name], kind) if isinstance(kind, JSON) else given.c[name]
+                for name, kind in self._given.items()
+            }
+            form = _Form(self._build(columns).returning(self._key), dialect)
+        self._forms[dialect.name] = form
+        return form
+
+
+class _Listed(ARRAY[Any]):
+    """The values that one column has in all rows."""
+
+    cache_ok = True
+
+    def __init__(self, kind: TypeEngine[Any], flat: TypeEngine[Any]) -> None:
+        super().__init__(flat)
+        self.kind = kind
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], object]:
+        convert = _to_database(self.kind, dialect)
+        if convert is None:
+            return list
+        return lambda values: [convert(value) for value in values]
+
+
+class _Form:
+    """A statement as one kind of database takes it: its text, and where its parameters come from."""
+
+    def __init__(self, statement: Executable, dialect: Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)  # type: ignore[attr-defined]
+        self.text: str = str(compiled)
+        self._dialect = dialect
+        self._columns = [entry.type for entry in getattr(compiled, "_result_columns", [])]
+        binds = compiled.binds
+        self._positional = compiled.positiontup is not None
+        names = compiled.positiontup or list(binds)
+        self._names = names
+        self._sources: list[tuple[str | None, Any]] = []
+        for name in names:
+            bind = binds[name]
+            convert = _to_database(bind.type, dialect)
+            if bind.required:
+                self._sources.append((bind.key.removeprefix(_GIVEN), convert))
+            else:
+                value = bind.effective_value
+                value = value.value if isinstance(value, Enum) else value
+                self._sources.append((None, value if convert is None else convert(value)))
+
+    def values(self, parameters: Mapping[str, Any]) -> Any:  # noqa: ANN401  (whatever the driver takes)
+        """The parameters as the driver takes them."""
+        listed = [
+            source if name is None else parameters[name] if source is None else source(parameters[name])
+            for name, source in self._sources
+        ]
+        return tuple(listed) if self._positional else dict(zip(self._names, listed, strict=True))
+
+    def result_converters(self) -> list[Convert]:
+        """What makes Python's values of the driver's, by column."""
+        return [_from_database(kind, self._dialect) for kind in self._columns]
+
+
+def _to_database(kind: TypeEngine[Any], dialect: Dialect) -> Convert:
+    if dialect.name == "sqlite" and isinstance(kind, Uuid):
+        return _hex
+    if isinstance(kind, JSON):
+        return _json_text
+    convert: Convert = kind.dialect_impl(dialect).bind_processor(dialect)
+    return convert
+
+
+def _from_database(kind: TypeEngine[Any], dialect: Dialect) -> Convert:
+    if dialect.name == "sqlite":
+        if isinstance(kind, Uuid):
+            return uuid_from_hex
+        if isinstance(kind, JSON):
+            return json.loads
+    convert: Convert = kind.dialect_impl(dialect).result_processor(dialect, None)
+    return convert
+
+
+def _hex(value: UUID | None) -> str | None:
+    return None if value is None else value.hex
+
+
+def _json_text(value: object) -> str | None:
+    return None if value is None else json.dumps(value)
+
+
+@lru_cache(maxsize=8192)
+def uuid_from_hex(text: str) -> UUID:
+    """An id as SQLite keeps it; `UUID(text)` would look at it from every side, thrice as long."""
+    made = object.__new__(UUID)
+    object.__setattr__(made, "int", int(text, 16))
+    object.__setattr__(made, "is_safe", SafeUUID.unknown)
+    return made
+
+
+def record_maker(record: type[T], names: Sequence[str]) -> Callable[[Sequence[Any]], T]:
+    """What makes a frozen dataclass of values in the order of `names`, several times as quick as its `__init__`."""
+
+    def make(values: Sequence[Any]) -> T:
+        made = object.__new__(record)
+        made.__dict__.update(zip(names, values, strict=True))
+        return made
+
+    return make
