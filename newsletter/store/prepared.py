@@ -64,6 +64,11 @@ class _Among(ColumnElement[bool]):
         self.ids: BindParameter[Any] = bindparam(name, type_=_Ids())
         self.type = Boolean()
 
+    def self_group(self, against: object = None) -> _Among:
+        """Never `(… IN …) = 1`, as SQLAlchemy has it for other expressions; no index would serve that."""
+        del against
+        return self
+
 
 def among(which: ColumnElement[UUID], name: str) -> ColumnElement[bool]:
     """Whether a column of ids is one of those in the parameter `name`; for `Prepared` only."""
