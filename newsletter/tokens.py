@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property
 from uuid import UUID
 
-from itsdangerous import BadSignature, Signer
+from itsdangerous import BadSignature, HMACAlgorithm, Signer
 
 from newsletter.errors import TokenExpired, TokenForged
 
@@ -109,14 +110,33 @@ class TokenSigner:
     def _signer(self, name: str, purpose: Purpose) -> Signer:
         signer = self._signers.get((name, purpose))
         if signer is None:
-            signer = Signer(
+            signer = _Signer(
                 self._keys[name],
                 salt=f"newsletter/{purpose}",
                 key_derivation="hmac",
                 digest_method=hashlib.sha256,
+                algorithm=_Hmac(),
             )
             self._signers[name, purpose] = signer
         return signer
+
+
+class _Hmac(HMACAlgorithm):
+    """HMAC-SHA256 in one call of the library: every letter has links that are signed."""
+
+    def get_signature(self, key: bytes, value: bytes) -> bytes:
+        return hmac.digest(key, value, "sha256")
+
+
+class _Signer(Signer):
+    """Derives its key once, and not for every link."""
+
+    @cached_property
+    def _derived(self) -> bytes:
+        return super().derive_key()
+
+    def derive_key(self, secret_key: str | bytes | None = None) -> bytes:
+        return self._derived if secret_key is None else super().derive_key(secret_key)
 
 
 _FORGED = "This link was not made here, or a part of it is missing. Open it again from the mail it came in."

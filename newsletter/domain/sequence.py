@@ -85,6 +85,10 @@ class Step:
     after: timedelta | None = None
     formerly: str | None = None
 
+    def __hash__(self) -> int:
+        """By what it is remembered by alone: a step is looked up for every letter, and its text is long."""
+        return hash((self.identity, self.key))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sequence:
@@ -126,6 +130,10 @@ class Affirmation:
     text: str
     tags: tuple[str, ...] = ()
 
+    def __hash__(self) -> int:
+        """By its key alone, since it is looked up for every letter."""
+        return hash(self.key)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RelatedPost:
@@ -144,6 +152,10 @@ class RelatedPost:
     published: date | None = None
     tags: tuple[str, ...] = ()
     hide_when_discreet: bool = False
+
+    def __hash__(self) -> int:
+        """By its key alone, since it is looked up for every letter."""
+        return hash(self.key)
 
 
 class HelpKind(StrEnum):

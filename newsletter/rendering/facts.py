@@ -88,12 +88,10 @@ class NoticeFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """A letter as its reader will see it; `message.compose` makes it travel.
+    """A letter as its reader will see it.
 
     Attributes:
         reply_to: where a reply goes, or None for the sender's address.
-        encoded_html, encoded_text: the same two parts in quoted-printable where they are known already,
-            because most of their bytes were encoded for an earlier reader.
     """
 
     subject: str
@@ -101,5 +99,14 @@ class Rendered:
     text: str
     from_name: str
     reply_to: str | None
-    encoded_html: bytes | None = field(default=None, repr=False, compare=False)
-    encoded_text: bytes | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """The same letter with its two parts in quoted-printable; `message.compose` makes it travel."""
+
+    subject: str
+    html: bytes = field(repr=False)
+    text: bytes = field(repr=False)
+    from_name: str
+    reply_to: str | None

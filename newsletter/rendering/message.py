@@ -15,12 +15,14 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from email.utils import format_datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from newsletter.errors import RenderError
+from newsletter.rendering.facts import Encoded
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
     from uuid import UUID
 
     from newsletter.rendering.facts import Rendered
@@ -74,7 +76,22 @@ def message_id_for(delivery_id: UUID, domain: str) -> str:
     return f"<{base64.b32encode(digest).decode('ascii')[:26].lower()}@{domain}>"
 
 
-def compose(rendered: Rendered, headers: MessageHeaders, *, smtputf8: bool = False) -> bytes:
+def encode(rendered: Rendered) -> Encoded:
+    """A letter with its parts in quoted-printable.
+
+    Raises:
+        RenderError: a part holds half a surrogate pair.
+    """
+    return Encoded(
+        subject=rendered.subject,
+        html=quoted_printable(rendered.html),
+        text=quoted_printable(rendered.text),
+        from_name=rendered.from_name,
+        reply_to=rendered.reply_to,
+    )
+
+
+def compose(letter: Encoded, headers: MessageHeaders, *, smtputf8: bool = False) -> bytes:
     """The complete message, with CRLF line ends, in 7-bit ASCII (UTF-8 in the To header with `smtputf8`).
 
     The same arguments give the same bytes, so that a repeat is indistinguishable from the first.
@@ -82,14 +99,13 @@ def compose(rendered: Rendered, headers: MessageHeaders, *, smtputf8: bool = Fal
     Raises:
         RenderError: a header would hold a line break, a control character, or something that it cannot say.
     """
-    html = rendered.encoded_html or quoted_printable(rendered.html)
-    text = rendered.encoded_text or quoted_printable(rendered.text)
     # "=_" can stand in no quoted-printable line, so the boundary can never be part of a body.
     boundary = "=_" + hashlib.sha256(headers.message_id.encode("utf-8")).hexdigest()[:24]
-    lines = _header_lines(rendered.subject, headers, smtputf8=smtputf8)
+    lines = _header_lines(letter.subject, headers, smtputf8=smtputf8)
     lines.append(f'Content-Type: multipart/alternative; boundary="{boundary}"')
-    for line in "\r\n".join(lines).split("\r\n"):
-        if len(line.encode("utf-8")) > HARD_LINE_LENGTH:
+    for line in lines:
+        # Most are short, and what is folded may be long in all.
+        if len(line) > LINE_LENGTH and any(len(one.encode("utf-8")) > HARD_LINE_LENGTH for one in line.split("\r\n")):
             message = f"The {line.split(':')[0]} header is too long for an email; shorten it."
             raise RenderError(message)
     top = "\r\n".join(lines).encode("utf-8" if smtputf8 else "ascii")
@@ -97,8 +113,8 @@ def compose(rendered: Rendered, headers: MessageHeaders, *, smtputf8: bool = Fal
     return b"".join(
         (
             *(top, b"\r\n\r\n"),
-            *(limit, b"\r\n", _PART_TEXT, b"\r\n\r\n", text, b"\r\n"),
-            *(limit, b"\r\n", _PART_HTML, b"\r\n\r\n", html, b"\r\n"),
+            *(limit, b"\r\n", _PART_TEXT, b"\r\n\r\n", letter.text, b"\r\n"),
+            *(limit, b"\r\n", _PART_HTML, b"\r\n\r\n", letter.html, b"\r\n"),
             *(limit, b"--\r\n"),
         )
     )
@@ -127,18 +143,14 @@ def quoted_printable(text: str) -> bytes:
 
 
 def _header_lines(subject: str, headers: MessageHeaders, *, smtputf8: bool) -> list[str]:
-    from_address = _checked("From", headers.from_address, _ASCII_ADDRESS)
     lines = [
-        _mailbox("From", headers.from_name, from_address),
+        _mailbox("From", headers.from_name, headers.from_address),
         f"To: {_recipient(headers.to, smtputf8=smtputf8)}",
     ]
     if headers.reply_to is not None:
         lines.append(f"Reply-To: {_checked('Reply-To', headers.reply_to, _ASCII_ADDRESS)}")
     lines.append(_unstructured("Subject", subject))
-    if headers.date.tzinfo is None:
-        message = "The Date of a message needs an offset from UTC."
-        raise RenderError(message)
-    lines.append(f"Date: {format_datetime(headers.date)}")
+    lines.append(_date(headers.date, headers.date.utcoffset()))
     lines.append(f"Message-ID: {_checked('Message-ID', headers.message_id, _MESSAGE_ID)}")
     if headers.list_id is not None:
         lines.append(f"List-Id: <{_checked('List-Id', headers.list_id.strip('<>'), _OPAQUE)}>")
@@ -156,6 +168,18 @@ def _header_lines(subject: str, headers: MessageHeaders, *, smtputf8: bool) -> l
         lines.append("Precedence: bulk")
     lines.append("MIME-Version: 1.0")
     return lines
+
+
+# What all letters of a minute have in common is written once.
+
+
+@lru_cache(maxsize=64)
+def _date(date: datetime, offset: timedelta | None) -> str:
+    # The same instant in another zone is equal, and written otherwise.
+    if offset is None:
+        message = "The Date of a message needs an offset from UTC."
+        raise RenderError(message)
+    return f"Date: {format_datetime(date)}"
 
 
 def _checked(name: str, value: str, pattern: re.Pattern[str]) -> str:
@@ -185,6 +209,7 @@ def _spoken(name: str, value: str) -> str:
     return value.strip()
 
 
+@lru_cache(maxsize=256)
 def _unstructured(name: str, value: str) -> str:
     text = _spoken(name, value)
     if text.isascii() and "=?" not in text:
@@ -200,7 +225,9 @@ def _unstructured(name: str, value: str) -> str:
     return f"{name}: " + "\r\n ".join(_encoded_words(text, first=LINE_LENGTH - len(name) - 2))
 
 
+@lru_cache(maxsize=256)
 def _mailbox(header: str, name: str, address: str) -> str:
+    address = _checked(header, address, _ASCII_ADDRESS)
     # Any kind of space becomes the plain one: parsers part a name's words there, and some part them wrongly.
     text = " ".join(_spoken(header, name).split())
     if not text:

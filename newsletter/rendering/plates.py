@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from markupsafe import escape
 
-from newsletter.rendering.facts import Links, Rendered
+from newsletter.rendering.facts import Encoded, Links, Rendered
 from newsletter.rendering.message import LINE_LENGTH, quoted_printable
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ PLACEHOLDERS = Links(
     pause="https://qzpauseqz.invalid",
     too_much="https://qztoomuchqz.invalid",
 )
-_NAMES = {getattr(PLACEHOLDERS, entry.name): entry.name for entry in fields(Links)}
-_PLACEHOLDER = re.compile("|".join(map(re.escape, _NAMES)))
+_NAMES = tuple(entry.name for entry in fields(Links))
 _SOFT_BREAK = b"=\r\n"
 
 
@@ -56,9 +56,12 @@ class Pattern:
     holes: tuple[str, ...]
 
     @classmethod
-    def of(cls, text: str) -> Pattern:
-        """The pattern of a text that was rendered with the placeholders."""
-        pieces = tuple(_PLACEHOLDER.split(text))
+    def of(cls, text: str, links: Mapping[str, str]) -> Pattern:
+        """The pattern of a text that was rendered with `links`, each by its name as it stands there."""
+        names = {link: name for name, link in links.items()}
+        # The longest first: one link may begin like another.
+        found = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
+        pieces = tuple(found.split(text))
         last = len(pieces) - 1
         encoded = []
         for number, piece in enumerate(pieces):
@@ -69,7 +72,7 @@ class Pattern:
             if number < last and piece and not piece.endswith("\n"):
                 part = _with_room(part) + _SOFT_BREAK
             encoded.append(part)
-        return cls(pieces, tuple(encoded), tuple(_NAMES[found] for found in _PLACEHOLDER.findall(text)))
+        return cls(pieces, tuple(encoded), tuple(names[link] for link in found.findall(text)))
 
     def filled(self, values: Mapping[str, str]) -> str:
         """The part with `values` in its holes."""
@@ -97,31 +100,49 @@ class Plate:
     text: Pattern
 
     @classmethod
-    def of(cls, rendered: Rendered) -> Plate:
-        """The plate of a letter that was rendered with the placeholders."""
+    def of(cls, rendered: Rendered, links: Links = PLACEHOLDERS) -> Plate:
+        """The plate of a letter that was rendered with `links`."""
         return cls(
             rendered.subject,
             rendered.from_name,
             rendered.reply_to,
-            Pattern.of(rendered.html),
-            Pattern.of(rendered.text),
+            Pattern.of(rendered.html, _escaped(links)),
+            Pattern.of(rendered.text, _plain(links)),
         )
 
     def printed(self, links: Links) -> Rendered:
         """The letter of the reader who has these links."""
-        plain = {name: getattr(links, name) for name in _NAMES.values()}
-        escaped = {name: str(escape(url)) for name, url in plain.items()}
-        plain_bytes = {name: _with_room(quoted_printable(url)) for name, url in plain.items()}
-        if escaped == plain:
-            escaped_bytes = plain_bytes
-        else:
-            escaped_bytes = {name: _with_room(quoted_printable(url)) for name, url in escaped.items()}
         return Rendered(
             subject=self.subject,
-            html=self.html.filled(escaped),
-            text=self.text.filled(plain),
+            html=self.html.filled(_escaped(links)),
+            text=self.text.filled(_plain(links)),
             from_name=self.from_name,
             reply_to=self.reply_to,
-            encoded_html=self.html.filled_encoded(escaped_bytes),
-            encoded_text=self.text.filled_encoded(plain_bytes),
         )
+
+    def encoded(self, links: Links) -> Encoded:
+        """The same, as it travels."""
+        plain = {name: _encoded_link(link) for name, link in _plain(links).items()}
+        escaped = {name: _encoded_link(link) for name, link in _escaped(links).items()}
+        return Encoded(
+            subject=self.subject,
+            html=self.html.filled_encoded(escaped),
+            text=self.text.filled_encoded(plain),
+            from_name=self.from_name,
+            reply_to=self.reply_to,
+        )
+
+
+@lru_cache(maxsize=64)
+def _encoded_link(link: str) -> bytes:
+    """A link as it stands between two soft breaks; the same one stands in both parts."""
+    return _with_room(quoted_printable(link))
+
+
+def _plain(links: Links) -> dict[str, str]:
+    return {name: getattr(links, name) for name in _NAMES}
+
+
+def _escaped(links: Links) -> dict[str, str]:
+    """The links as they stand in HTML."""
+    return {name: str(escape(link)) for name, link in _plain(links).items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from dataclasses import replace
-from datetime import date
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from markupsafe import Markup
 from newsletter.domain.delivery import Kind
 from newsletter.errors import ContentError, RenderError
 from newsletter.rendering import help_lines, imagined
-from newsletter.rendering.facts import LetterFacts, Links, NoticeFacts, Rendered, Site
+from newsletter.rendering.facts import Encoded, LetterFacts, Links, NoticeFacts, Rendered, Site
 from newsletter.rendering.plates import PLACEHOLDERS, Plate
 from newsletter.rendering.proofreading import proofread
 from newsletter.rendering.templates import Templates
@@ -27,18 +26,18 @@ if TYPE_CHECKING:
 
     from newsletter.domain.sequence import Revision, Sequence, Step
 
-__all__ = ["LetterFacts", "Links", "NoticeFacts", "Rendered", "Site", "Typesetter"]
+__all__ = ["Encoded", "LetterFacts", "Links", "NoticeFacts", "Rendered", "Site", "Typesetter"]
 
 HTML_LIMIT_BYTES = 90_000  # Gmail cuts a letter off at about 102 KB, and the way to leave with it
 MOST_DOTS = 16
 _KEPT_PLATES = 256
 _WORDS = "email/words.txt"
 _MACROS = {"html": "email/macros.html", "txt": "email/macros.txt"}
-_ANY_DAY = date(2000, 1, 1)
 # Space that no program collapses, so that the first lines of a letter are not pulled into the preview.
 _PADDING = Markup("&#8199;&#65279;&#847;" * 60)  # noqa: S704 (a constant)
 _EMPTY_PARAGRAPH = re.compile(r"<p[^>]*>\s*</p>")
 _EMPTY_LINES = re.compile(r"\n\s*\n+")
+_NO_PLATE = Plate.of(Rendered(subject="", html="", text="", from_name="", reply_to=None))
 
 
 class Typesetter:
@@ -55,32 +54,39 @@ class Typesetter:
         self._site = site
         self._templates = Templates(revision.templates, shipped=shipped_templates)
         self._wordings: dict[Step, Wording] = {}
-        self._plates: OrderedDict[object, Plate | None] = OrderedDict()
+        self._plates: OrderedDict[object, Plate] = OrderedDict()
         self._lock = Lock()
 
     def letter(self, sequence: Sequence, step: Step, facts: LetterFacts) -> Rendered:
-        """The letter of one reader.
+        """The letter of one reader, to be looked at.
 
         Raises:
             RenderError: the step or a template is at fault; names the file, the line and what is wrong there.
         """
-        # Only a discreet subject tells the day; all others are the same letter on any day.
-        day = facts.local_date if facts.discreet else _ANY_DAY
-        facts_of_many = replace(facts, links=PLACEHOLDERS, local_date=day)
-        key = (sequence.key, sequence.sensitive, sequence.author, step, facts_of_many)
         try:
-            with self._lock:
-                known = key in self._plates
-                plate = self._plates.get(key)
-                if known:
-                    self._plates.move_to_end(key)
-            if not known:
-                plate = self._cast(sequence, step, facts)
-                with self._lock:
-                    self._plates[key] = plate
-                    while len(self._plates) > _KEPT_PLATES:
-                        self._plates.popitem(last=False)
-            return plate.printed(facts.links) if plate else self._set(sequence, step, facts)
+            return self._set(sequence, step, facts)
+        except ContentError as error:
+            raise RenderError(str(error)) from error
+
+    def encoded_letter(self, sequence: Sequence, step: Step, facts: LetterFacts) -> Encoded:
+        """The letter of one reader, to be sent: the same bytes as `letter` gives, and rendered once for many.
+
+        Raises:
+            RenderError: as `letter` does.
+        """
+        # Only a discreet subject tells the day; all others are the same letter on any day.
+        day = facts.local_date if facts.discreet else None
+        key = (
+            *(sequence.key, sequence.sensitive, sequence.author, step, day),
+            *(facts.number, facts.total, facts.affirmation, facts.posts),
+            *(facts.country, facts.discreet, facts.welcome_back),
+        )
+        try:
+            plate = self._plates.get(key) or self._cast(sequence, step, facts)
+            self._keep(key, plate)
+            if plate is not _NO_PLATE:
+                return plate.encoded(facts.links)
+            return Plate.of(self._set(sequence, step, facts), facts.links).encoded(facts.links)
         except ContentError as error:
             raise RenderError(str(error)) from error
 
@@ -121,10 +127,19 @@ class Typesetter:
             if fault is not None:
                 raise ContentError(fault, path=step.path)
 
-    def _cast(self, sequence: Sequence, step: Step, facts: LetterFacts) -> Plate | None:
-        """The plate of all readers with these facts; None where a template does not only print the links."""
+    def _cast(self, sequence: Sequence, step: Step, facts: LetterFacts) -> Plate:
+        """The plate of all readers with these facts, or none where a template does not only print the links."""
         plate = Plate.of(self._set(sequence, step, replace(facts, links=PLACEHOLDERS)))
-        return plate if plate.printed(facts.links) == self._set(sequence, step, facts) else None
+        alone = Plate.of(self._set(sequence, step, facts), facts.links)
+        return plate if plate.encoded(facts.links) == alone.encoded(facts.links) else _NO_PLATE
+
+    def _keep(self, key: object, plate: Plate) -> None:
+        """Remember a plate, and forget the one that was not used for longest."""
+        with self._lock:
+            self._plates[key] = plate
+            self._plates.move_to_end(key)
+            while len(self._plates) > _KEPT_PLATES:
+                self._plates.popitem(last=False)
 
     def _set(self, sequence: Sequence, step: Step, facts: LetterFacts) -> Rendered:
         wording = self._wording(step)

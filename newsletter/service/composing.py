@@ -18,8 +18,8 @@ from newsletter.domain.delivery import Kind
 from newsletter.domain.sequence import Affirmation, RelatedPost, Revision, Sequence, Step
 from newsletter.errors import RenderError
 from newsletter.mail.base import Envelope
-from newsletter.rendering.facts import LetterFacts, Links, NoticeFacts, Rendered, Site
-from newsletter.rendering.message import MessageHeaders, compose, message_id_for
+from newsletter.rendering.facts import Encoded, LetterFacts, Links, NoticeFacts, Rendered, Site
+from newsletter.rendering.message import MessageHeaders, compose, encode, message_id_for
 from newsletter.service.editions import Edition, Editions
 from newsletter.service.links import own_page_token
 from newsletter.store import subscriptions
@@ -133,12 +133,7 @@ class Composer:
 
     def gap_before(self, edition: Edition, reader: Subscriber, item: Delivery) -> timedelta:
         """What must lie between a letter and the last one of its sequence."""
-        step = step_of(edition, item)
-        usual = min_gap(reader.pace)
-        if step is None or step.after is None:
-            return usual
-        # Slot time on a local date: a clock change, or an acceptance behind its slot, takes some hours off.
-        return min(usual, max(timedelta(), step.after * reader.pace - timedelta(hours=12)))
+        return _gap_before(step_of(edition, item), reader)
 
     def absolute(self, posts: tuple[RelatedPost, ...]) -> tuple[RelatedPost, ...]:
         """Related posts with whole addresses: a path hangs below the site's own."""
@@ -155,7 +150,7 @@ class Composer:
             message_date=now.replace(microsecond=0),
         )
         address = stored_address(reader.address, key=reader.address_key)
-        return self._write(rendered, address, handover, unsubscribe=unsubscribe, kind=Kind.LETTER)
+        return self._write(encode(rendered), address, handover, unsubscribe=unsubscribe, kind=Kind.LETTER)
 
     def _letter(
         self, connection: Connection, material: Material, reader: Subscriber, item: Delivery, *, now: datetime
@@ -182,14 +177,14 @@ class Composer:
             number=item.number or number if is_repeat else number,
             total=total,
             affirmation=affirmation,
-            posts=self.absolute(posts),
+            posts=posts,
             country=reader.country,
             discreet=reader.discreet,
             welcome_back=_is_welcome_back(record),
             local_date=local_date(item.due_at, reader),
             links=links,
         )
-        rendered = edition.typesetter.letter(sequence, step, facts)
+        letter = edition.typesetter.encoded_letter(sequence, step, facts)
         handover = Handover(
             revision=edition.number,
             message_id=(is_repeat and item.message_id) or message_id_for(item.id, self._domain),
@@ -198,8 +193,8 @@ class Composer:
             posts=tuple(post.key for post in posts),
             number=facts.number,
         )
-        return self._seal(rendered, reader, handover, unsubscribe=links.unsubscribe, kind=item.kind,
-                          gap=self.gap_before(edition, reader, item))  # fmt: skip
+        return self._seal(letter, reader, handover, unsubscribe=links.unsubscribe, kind=item.kind,
+                          gap=_gap_before(step, reader))  # fmt: skip
 
     def _notice(self, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime) -> Composed | None:
         facts: NoticeFacts
@@ -218,20 +213,20 @@ class Composer:
             case _:
                 message = f"There is no template for an email of kind {item.kind}."
                 raise RenderError(message)
-        rendered = edition.typesetter.notice(item.kind, facts)
+        letter = encode(edition.typesetter.notice(item.kind, facts))
         handover = Handover(
             revision=edition.number,
             message_id=item.message_id or message_id_for(item.id, self._domain),
             message_date=item.message_date or now.replace(microsecond=0),
         )
-        return self._seal(rendered, reader, handover, unsubscribe=None, kind=item.kind, gap=timedelta())
+        return self._seal(letter, reader, handover, unsubscribe=None, kind=item.kind, gap=timedelta())
 
     def _seal(
-        self, rendered: Rendered, reader: Subscriber, handover: Handover, *, unsubscribe: str | None, kind: Kind,
+        self, letter: Encoded, reader: Subscriber, handover: Handover, *, unsubscribe: str | None, kind: Kind,
         gap: timedelta,
     ) -> Composed:  # fmt: skip
         address = stored_address(reader.address, key=reader.address_key)
-        content = self._write(rendered, address, handover, unsubscribe=unsubscribe, kind=kind)
+        content = self._write(letter, address, handover, unsubscribe=unsubscribe, kind=kind)
         for dkim in self._dkim:
             content = dkim.sign(content)
         envelope = Envelope(
@@ -239,25 +234,34 @@ class Composer:
             recipient=address.wire,
             content=content,
             smtputf8=address.needs_smtputf8,
+            vouched=True,
         )
         return Composed(envelope=envelope, handover=handover, min_gap=gap)
 
     def _write(
-        self, rendered: Rendered, address: Address, handover: Handover, *, unsubscribe: str | None, kind: Kind
+        self, letter: Encoded, address: Address, handover: Handover, *, unsubscribe: str | None, kind: Kind
     ) -> bytes:
         is_letter = kind is Kind.LETTER
         headers = MessageHeaders(
-            from_name=rendered.from_name,
+            from_name=letter.from_name,
             from_address=self._site.from_address,
             to=address.text if address.needs_smtputf8 else address.wire,
-            reply_to=rendered.reply_to or self._site.reply_to,
+            reply_to=letter.reply_to or self._site.reply_to,
             date=handover.message_date,
             message_id=handover.message_id,
             list_id=f"letters.{self._domain}" if is_letter else None,
             unsubscribe_url=unsubscribe,
             feedback_id=f"r{handover.revision}:{kind.value.partition('_')[0]}:mail:{self._feedback_sender}",
         )
-        return compose(rendered, headers, smtputf8=address.needs_smtputf8)
+        return compose(letter, headers, smtputf8=address.needs_smtputf8)
+
+
+def _gap_before(step: Step | None, reader: Subscriber) -> timedelta:
+    usual = min_gap(reader.pace)
+    if step is None or step.after is None:
+        return usual
+    # Slot time on a local date: a clock change, or an acceptance behind its slot, takes some hours off.
+    return min(usual, max(timedelta(), step.after * reader.pace - timedelta(hours=12)))
 
 
 def step_of(edition: Edition, item: Delivery) -> Step | None:
