@@ -118,7 +118,13 @@ def slot_instant(day: date, at: time, timezone: str) -> datetime:
     In a gap the offset before the gap applies: 02:30 becomes 03:30. In an overlap it is the first of the two.
     Source: RFC 5545, section 3.3.5.
     """
-    return datetime.combine(day, at.replace(fold=0), tzinfo=_zone(timezone)).astimezone(UTC)
+    return _slot_instant(day, at.replace(fold=0) if at.fold else at, timezone)
+
+
+@lru_cache(maxsize=4096)
+def _slot_instant(day: date, at: time, timezone: str) -> datetime:
+    # Kept, since most readers of a zone have the same slot, and each letter asks for several.
+    return datetime.combine(day, at, tzinfo=_zone(timezone)).astimezone(UTC)
 
 
 def first_slot(slot: Slot, *, not_before: datetime) -> datetime:

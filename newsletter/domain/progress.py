@@ -100,10 +100,10 @@ def catch_up(place: Place, outlines: Sequence[Outline]) -> Place:
         place: where the subscription stood at `place.seen_revision`.
         outlines: all outlines of its sequence, in order of revision.
     """
+    if not outlines or outlines[-1].revision <= place.seen_revision:
+        return place
     known = [outline for outline in outlines if outline.revision <= place.seen_revision]
     later = outlines[len(known) :]
-    if not later:
-        return place
     passed = place.passed
     for outline in later:
         if known:
@@ -116,7 +116,13 @@ def catch_up(place: Place, outlines: Sequence[Outline]) -> Place:
 
 def receive(place: Place, step: str) -> Place:
     """`place` after `step` was received."""
-    return replace(place, anchor=step, received=place.received | {step})
+    return Place(
+        round=place.round,
+        anchor=step,
+        seen_revision=place.seen_revision,
+        received=place.received | {step},
+        passed=place.passed,
+    )
 
 
 def begin_round(place: Place) -> Place:

@@ -8,7 +8,6 @@ twenty times as long. What is written here is parsed back by the standard librar
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import re
@@ -72,8 +71,7 @@ class MessageHeaders:
 
 def message_id_for(delivery_id: UUID, domain: str) -> str:
     """The Message-ID of a delivery: the same for each of its attempts, and telling nothing about it."""
-    digest = hashlib.sha256(delivery_id.bytes).digest()
-    return f"<{base64.b32encode(digest).decode('ascii')[:26].lower()}@{domain}>"
+    return f"<{hashlib.sha256(delivery_id.bytes).hexdigest()[:32]}@{domain}>"
 
 
 def encode(rendered: Rendered) -> Encoded:

@@ -27,10 +27,15 @@ def catch_up(
     connection: Connection, edition: Edition, record: Subscription, place: Place
 ) -> tuple[Subscription, Place]:
     """Bring a subscription up to the live revision: which new steps pass it by."""
+    current = _catch_up(connection, edition, record, place)
+    return replace(record, seen_revision=current.seen_revision), current
+
+
+def _catch_up(connection: Connection, edition: Edition, record: Subscription, place: Place) -> Place:
     current = progress.catch_up(place, edition.outlines.get(record.sequence_key, ()))
     if current.passed != place.passed:
         subscriptions.save_passed(connection, record.id, before=place, now=current)
-    return replace(record, seen_revision=current.seen_revision), current
+    return current
 
 
 def upcoming(edition: Edition, record: Subscription, place: Place) -> Step | None:
@@ -117,13 +122,17 @@ def receive(
         reader = readers.get(letter.subscriber_id)
         if record is None or reader is None:
             continue
-        place = places[record.id]
         # First the edits, judged by what had been received before this letter; then the letter.
-        moved, place = catch_up(connection, edition, replace(record, last_letter_at=now, next_due_at=None), place)
+        place = _catch_up(connection, edition, record, places[record.id])
+        last_step, anchor = record.last_step, record.anchor
         # The late verdict on a letter of an earlier round only sets the distance to the next one.
         if letter.round == record.round and letter.step is not None:
             place = progress.receive(place, letter.step)
-            moved = replace(moved, last_step=letter.step, anchor=letter.step)
+            last_step = anchor = letter.step
+        moved = replace(
+            record, last_letter_at=now, next_due_at=None, seen_revision=place.seen_revision, last_step=last_step,
+            anchor=anchor,
+        )  # fmt: skip
         changes.append((record, move_on(connection, edition, reader, moved, place, now=now)))
     subscriptions.save_subscriptions(connection, changes)
 
