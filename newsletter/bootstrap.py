@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ class App:
     housekeeping: Housekeeping
     overseeing: Overseeing
     previewing: Previewing
-    open_mailer: Callable[[], Mailer]
+    open_mailer: Callable[..., Mailer]
 
     @property
     def content_dir(self) -> Path:
@@ -141,7 +142,7 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
         housekeeping=Housekeeping(database=database, publishing=publishing, signer=signer),
         overseeing=Overseeing(database=database, editions=editions, signer=signer),
         previewing=Previewing(editions=editions, composer=composer, slot=settings.default_slot),
-        open_mailer=lambda: open_mailer(route),
+        open_mailer=partial(open_mailer, route),
     )
 
 

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from threading import Event, Thread
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from newsletter.bootstrap import App
 from newsletter.errors import DatabaseUnavailable
+from newsletter.fibres import Hub
 from newsletter.liveness import LifeLine
 from newsletter.service.desk import Desk
 from newsletter.service.rescuing import RENEW_EVERY
@@ -82,8 +84,13 @@ class Worker:
         self._app.housekeeping.keep_house(now=self._app.clock.now(), stop=self.stop.is_set)
 
     def _crew(self, *, letters: bool, lanes: int) -> Crew:
-        desk = Desk(self._app.office, worker=self.id, letters=letters, clock=self._app.clock, stop=self.stop)
-        return Crew(desk, [Lane(desk, open_mailer=self._app.open_mailer, stop=self.stop) for _ in range(lanes)])
+        hub = Hub()
+        desk = Desk(
+            self._app.office, worker=self.id, letters=letters, clock=self._app.clock, stop=self.stop, waiting=hub
+        )
+        open_mailer = partial(self._app.open_mailer, waiting=hub)
+        made = [Lane(desk, open_mailer=open_mailer, stop=self.stop, waiting=hub) for _ in range(lanes)]
+        return Crew(desk, made, hub=hub)
 
     def _beat(self) -> None:
         while not self.stop.wait(RENEW_EVERY.total_seconds()):

@@ -17,6 +17,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from newsletter.fibres import BLOCKING, Waiting
 from newsletter.mail.base import DONE
 from newsletter.mail.handshake import shake_hands
 from newsletter.mail.wire import FAILURES, TOO_SLOW, Wire
@@ -44,7 +45,15 @@ class Conversation:
             reply but that to the terminator waited for.
     """
 
-    def __init__(self, route: MailRoute, *, context: ssl.SSLContext | None, hello: str, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        route: MailRoute,
+        *,
+        context: ssl.SSLContext | None,
+        hello: str,
+        timeouts: Timeouts,
+        waiting: Waiting = BLOCKING,
+    ) -> None:
         """Connect, greet, secure, log in.
 
         Args:
@@ -52,6 +61,7 @@ class Conversation:
             context: how to check the server's certificate; None for clear text.
             hello: our own name for EHLO.
             timeouts: how long the server may take.
+            waiting: how to wait for it from then on.
 
         Raises:
             OSError, ConversationError: any of it failed; nothing stays open.
@@ -59,7 +69,7 @@ class Conversation:
         self.not_after = math.inf
         self._patience_seconds = timeouts.command.total_seconds()
         self._dot_seconds = timeouts.dot.total_seconds()
-        self._wire = Wire()
+        self._wire = Wire(waiting)
         try:
             self.extensions: Mapping[str, str] = shake_hands(
                 self._wire, route, context=context, hello=hello, timeouts=timeouts

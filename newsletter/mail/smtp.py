@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from newsletter.domain.delivery import Outcome
 from newsletter.errors import RelayUnavailable, SettingsError
+from newsletter.fibres import BLOCKING, Waiting
 from newsletter.mail.base import DONE, GO_ON, Stage, Verdict, printable, verdict_of
 from newsletter.mail.conversation import SHUTTING_DOWN, Conversation, is_positive, own_name, why
 from newsletter.mail.wire import FAILURES, ConversationError, OutOfTurnError, Timeouts
@@ -35,6 +36,7 @@ class SmtpMailer:
         timeouts: Timeouts = STANDARD_TIMEOUTS,
         letters_per_connection: int = 100,
         idle_unchecked: timedelta = timedelta(seconds=30),
+        waiting: Waiting = BLOCKING,
     ) -> None:
         """Prepare, without connecting.
 
@@ -44,6 +46,7 @@ class SmtpMailer:
             timeouts: how long the server may take.
             letters_per_connection: after so many letters the connection is renewed.
             idle_unchecked: a connection idle for longer is asked whether it still lives.
+            waiting: how to wait for the server.
 
         Raises:
             SettingsError: the route's cafile cannot be used.
@@ -58,6 +61,7 @@ class SmtpMailer:
         self._before_dot_seconds = (timeouts.message - timeouts.dot).total_seconds()
         self._letters_per_connection = letters_per_connection
         self._idle_unchecked = idle_unchecked
+        self._waiting = waiting
         self._context = _context_for(route) if route.tls == "required" else None
         self._conversation: Conversation | None = None
         self._letters = 0
@@ -135,10 +139,9 @@ class SmtpMailer:
         return is_positive(code)
 
     def _begin(self) -> None:
-        if self._hello is None:
-            self._hello = own_name()
         try:
-            conversation = Conversation(self._route, context=self._context, hello=self._hello, timeouts=self._timeouts)
+            # The resolver, the handshake and the library behind it block.
+            conversation = self._waiting.elsewhere(self._converse)
         except FAILURES as failure:
             code = failure.code if isinstance(failure, ConversationError) else None
             message = f"The mail server {self._name} {why(failure)}."
@@ -146,6 +149,13 @@ class SmtpMailer:
         self._conversation = conversation
         self._letters = 0
         self._used_at = time.monotonic()
+
+    def _converse(self) -> Conversation:
+        if self._hello is None:
+            self._hello = own_name()
+        return Conversation(
+            self._route, context=self._context, hello=self._hello, timeouts=self._timeouts, waiting=self._waiting
+        )
 
     def _misfit(self, conversation: Conversation, envelope: Envelope) -> Verdict | None:
         """Judge, without asking again, by what the server offered in EHLO."""

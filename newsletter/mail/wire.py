@@ -15,12 +15,14 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 
+from newsletter.fibres import BLOCKING, READABLE, WRITABLE, Waiting
 from newsletter.mail.base import printable
 
 TOO_SLOW = "did not answer in time"
 
 _RECEIVE_BYTES = 4 * 1024
 _REPLY_LIMIT_BYTES = 64 * 1024
+_EITHER = READABLE | WRITABLE
 _BARE_LINE_ENDS = (b"\r\n", b"\n")
 
 
@@ -78,13 +80,17 @@ class Wire:
         socket: the one in use, or None before `attach`.
     """
 
-    def __init__(self) -> None:
-        """Prepare, without a socket."""
+    def __init__(self, waiting: Waiting = BLOCKING) -> None:
+        """Prepare, without a socket.
+
+        Args:
+            waiting: how to wait for the server.
+        """
         self.socket: socket.socket | None = None
+        self._waiting = waiting
         self._unread = b""
         self._buffers = False  # TLS may hold bytes that came, so that the kernel knows of none
         self._readable = select.poll()
-        self._ready = select.poll()
 
     def attach(self, connected: socket.socket) -> None:
         """Use a socket from now on, which must be connected. What was read before stays."""
@@ -96,8 +102,6 @@ class Wire:
         self._buffers = isinstance(connected, ssl.SSLSocket)
         self._readable = select.poll()
         self._readable.register(connected, select.POLLIN)
-        self._ready = select.poll()
-        self._ready.register(connected, select.POLLIN | select.POLLOUT)
 
     def close(self) -> None:
         """Let go of the socket at once. May be called twice."""
@@ -160,7 +164,7 @@ class Wire:
                 # as none.
                 sent = connected.send(rest)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError) as blocked:
-                _wait(self._readable if isinstance(blocked, ssl.SSLWantReadError) else self._ready, deadline)
+                self._wait(READABLE if isinstance(blocked, ssl.SSLWantReadError) else _EITHER, deadline)
                 if self.look():
                     return False
                 continue
@@ -203,14 +207,14 @@ class Wire:
     def _receive(self, deadline: float) -> None:
         connected = self._connected
         if not self._buffers:
-            _wait(self._readable, deadline)
+            self._wait(READABLE, deadline)
         while True:
             try:
                 received = connected.recv(_RECEIVE_BYTES)
             except (BlockingIOError, ssl.SSLWantReadError):
-                _wait(self._readable, deadline)
+                self._wait(READABLE, deadline)
             except ssl.SSLWantWriteError:
-                _wait(self._ready, deadline)
+                self._wait(_EITHER, deadline)
             else:
                 self._take(received)
                 return
@@ -220,6 +224,9 @@ class Wire:
             message = "closed the connection"
             raise ConversationError(message)
         self._unread += received
+
+    def _wait(self, events: int, deadline: float) -> None:
+        self._waiting.for_socket(self._connected, events, _seconds_until(deadline))
 
     @property
     def _connected(self) -> socket.socket:
@@ -242,10 +249,6 @@ def _parsed(line: bytes) -> tuple[int, str, bool]:
 
 def _no_reply(line: bytes) -> ConversationError:
     return ConversationError(f"sent what is no reply: {printable(line[:80].decode('utf-8', errors='replace'))}")
-
-
-def _wait(poll: select.poll, deadline: float) -> None:
-    poll.poll(_seconds_until(deadline) * 1000)
 
 
 def _seconds_until(deadline: float) -> float:

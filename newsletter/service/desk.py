@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Event, Lock
 
@@ -23,6 +23,7 @@ from newsletter.domain.cadence import is_late, waking_from
 from newsletter.domain.delivery import DeliveryId, Kind, State
 from newsletter.domain.subscription import State as SubscriptionState
 from newsletter.errors import AddressError, DatabaseUnavailable, RenderError
+from newsletter.fibres import BLOCKING, Signal, Waiting
 from newsletter.mail.base import Envelope, Verdict
 from newsletter.service import progression
 from newsletter.service.composing import Composed, Composer, Material, step_of
@@ -94,7 +95,7 @@ class _Visit:
 
     judged: list[tuple[Delivery, Verdict]]
     wants: bool
-    served: Event = field(default_factory=Event)
+    served: Signal
     is_done: bool = False
     handed: Handed | None = None
     error: BaseException | None = None
@@ -108,14 +109,25 @@ class Desk:
         letters: whether it gives out letters, or what people wait for.
         clock: business time, looked at for each round.
         stop: set when the process is to end: nothing more is given out.
+        waiting: how its visitors wait.
     """
 
-    def __init__(self, office: Office, *, worker: str, letters: bool, clock: Clock, stop: Event) -> None:
+    def __init__(
+        self,
+        office: Office,
+        *,
+        worker: str,
+        letters: bool,
+        clock: Clock,
+        stop: Event,
+        waiting: Waiting = BLOCKING,
+    ) -> None:
         self._office = office
         self._worker = worker
         self._letters = letters
         self._clock = clock
         self._stop = stop
+        self._waiting = waiting
         self._mutex = Lock()
         self._queue: list[_Visit] = []
         self._has_clerk = False
@@ -150,8 +162,9 @@ class Desk:
         with self._mutex:
             if self._stock:
                 return True
-        if self._stop.is_set():
-            return False
+        return not self._stop.is_set() and self._waiting.elsewhere(self._look_for_work)
+
+    def _look_for_work(self) -> bool:
         with self._office.database.write() as connection:
             found = self._claim(connection)
         with self._mutex:
@@ -167,11 +180,14 @@ class Desk:
         Raises:
             DatabaseUnavailable: nothing was recorded; come again with the same verdicts.
         """
-        visit = _Visit(judged=list(judged), wants=wants)
+        visit = _Visit(judged=list(judged), wants=wants, served=self._waiting.signal())
         with self._mutex:
             self._queue.append(visit)
             is_clerk, self._has_clerk = not self._has_clerk, True
-        if not is_clerk:
+        if is_clerk:
+            # Who has come at the same time is served in the same round.
+            self._waiting.give_way()
+        else:
             visit.served.wait()
         if not visit.is_done:
             self._be_clerk()
@@ -185,6 +201,9 @@ class Desk:
         Returns:
             None where it must not leave any more; then it was given back.
         """
+        return self._waiting.elsewhere(lambda: self._renew(handed))
+
+    def _renew(self, handed: Handed) -> Handed | None:
         now, began = self._clock.now(), time.monotonic()
         leaving = Leaving(item=handed.item, handover=handed.composed.handover, min_gap=handed.composed.min_gap)
         with self._office.database.write() as connection:
@@ -202,8 +221,10 @@ class Desk:
         """Tell the database what is given back."""
         with self._mutex:
             items = list(self._unreleased)
-        if not items:
-            return
+        if items:
+            self._waiting.elsewhere(lambda: self._tell_released(items))
+
+    def _tell_released(self, items: Sequence[Delivery]) -> None:
         with self._office.database.write() as connection:
             handovers.release_claimed(connection, items)
             for item in items:
@@ -220,7 +241,7 @@ class Desk:
         with self._mutex:
             visits, self._queue = self._queue, []
         try:
-            self._serve(visits)
+            self._waiting.elsewhere(lambda: self._serve(visits))
         except BaseException as error:  # noqa: BLE001  (each lane raises it in its own thread)
             for visit in visits:
                 visit.error = error

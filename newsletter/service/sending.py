@@ -1,16 +1,20 @@
-"""Lanes: each is one connection to the mail server, and takes one email after the other from a desk."""
+"""Lanes: each is one connection to the mail server, and takes one email after the other from a desk.
+
+The lanes of a crew are fibres of one thread; the desk's rounds run in another.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from threading import Event
 
 import structlog
 
 from newsletter.domain.delivery import Outcome
 from newsletter.errors import DatabaseUnavailable, RelayUnavailable
+from newsletter.fibres import BLOCKING, Fibre, Hub, Waiting
 from newsletter.mail.base import Mailer, Verdict
 from newsletter.service.desk import BYTES_WITHIN, Desk, Handed
 from newsletter.store.deliveries import Delivery
@@ -26,12 +30,17 @@ _LOOK_AGAIN_SECONDS = 0.2
 
 
 class Crew:
-    """The lanes of one desk: as many are at work as there is work for."""
+    """The lanes of one desk: as many are at work as there is work for.
 
-    def __init__(self, desk: Desk, lanes: Sequence[Lane]) -> None:
+    Args:
+        hub: in which the lanes run; the desk and the lanes wait in it, too.
+    """
+
+    def __init__(self, desk: Desk, lanes: Sequence[Lane], *, hub: Hub) -> None:
         self._desk = desk
         self._lanes = list(lanes)
-        self._threads = ThreadPoolExecutor(len(lanes), thread_name_prefix="lane")
+        self._hub = hub
+        self._ended = hub.signal()
 
     def send_due(self) -> int:
         """Send until nothing is due, every lane rests, or the process is to end.
@@ -39,40 +48,54 @@ class Crew:
         Returns:
             How many were accepted.
         """
-        accepted = 0
-        at_work: dict[Future[int], Lane] = {}
         with self._desk.attended():
-            while True:
-                free = [lane for lane in self._lanes if lane not in at_work.values() and lane.is_fit()]
-                if free and self._desk.has_work():
-                    for lane in free[: self._desk.stock]:
-                        at_work[self._threads.submit(lane.send_due)] = lane
-                if not at_work:
-                    return accepted
-                ended, _ = wait(at_work, timeout=_LOOK_AGAIN_SECONDS, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    del at_work[future]
-                    accepted += _result(future)
+            # Most ticks find nothing.
+            return self._hub.run(self._conduct) if self._desk.has_work() else 0
+
+    def _conduct(self) -> int:
+        accepted = 0
+        at_work: dict[Fibre, Lane] = {}
+        while True:
+            free = [lane for lane in self._lanes if lane not in at_work.values() and lane.is_fit()]
+            if free and self._desk.has_work():
+                for lane in free[: self._desk.stock]:
+                    at_work[self._hub.start(partial(self._let_work, lane))] = lane
+            if not at_work:
+                return accepted
+            self._ended = self._hub.signal()
+            self._ended.wait(_LOOK_AGAIN_SECONDS)
+            for fibre in [fibre for fibre in at_work if fibre.has_ended]:
+                del at_work[fibre]
+                accepted += _result(fibre)
+
+    def _let_work(self, lane: Lane) -> int:
+        try:
+            return lane.send_due()
+        finally:
+            self._ended.set()
 
     def close(self) -> None:
         """Hang up every connection. Nothing is at work any more."""
-        self._threads.shutdown()
         for lane in self._lanes:
             lane.close()
 
 
 class Lane:
-    """Sends on one connection, in one thread at a time.
+    """Sends on one connection, in one fibre or thread at a time.
 
     Args:
         desk: where its emails come from and its verdicts go.
         stop: set when the process is to end: the email in hand is finished.
+        waiting: how it waits.
     """
 
-    def __init__(self, desk: Desk, *, open_mailer: Callable[[], Mailer], stop: Event) -> None:
+    def __init__(
+        self, desk: Desk, *, open_mailer: Callable[[], Mailer], stop: Event, waiting: Waiting = BLOCKING
+    ) -> None:
         self._desk = desk
         self._mailer = open_mailer()
         self._stop = stop
+        self._waiting = waiting
         self._troubles = 0
         self._rest_until = 0.0
         # What the desk could not be told because the database was away.
@@ -159,7 +182,7 @@ class Lane:
             except DatabaseUnavailable:
                 if pause is None or not self._judged:
                     raise
-                time.sleep(pause)
+                self._waiting.sleep(pause)
             else:
                 self._judged = []
                 return handed
@@ -173,10 +196,10 @@ class Lane:
         log.warning("relay_unavailable", reason=reason, pause_seconds=pause)
 
 
-def _result(future: Future[int]) -> int:
+def _result(fibre: Fibre) -> int:
     """What a lane sent; its trouble is logged, and the others go on."""
     try:
-        return future.result()
+        return int(fibre.result())
     except DatabaseUnavailable as error:
         log.warning("database_unavailable", tick="send", reason=str(error))
     except Exception:

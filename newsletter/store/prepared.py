@@ -224,7 +224,8 @@ class _Listed(ARRAY[Any]):
         super().__init__(flat)
         self.kind = kind
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[Any], object]:
+    def converter(self, dialect: Dialect) -> Callable[[Any], object]:
+        """What the driver takes for the values."""
         convert = _to_database(self.kind, dialect)
         if convert is None:
             return list
@@ -272,6 +273,8 @@ def _to_database(kind: TypeEngine[Any], dialect: Dialect) -> Convert:
         return _hex
     if isinstance(kind, JSON):
         return _json_text
+    if isinstance(kind, _Listed):
+        return kind.converter(dialect)
     convert: Convert = kind.dialect_impl(dialect).bind_processor(dialect)
     return convert
 

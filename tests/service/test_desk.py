@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from threading import Barrier, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,13 @@ import pytest
 
 from newsletter.domain.delivery import State
 from newsletter.errors import DatabaseUnavailable
+from newsletter.fibres import Hub
 from newsletter.service.desk import Desk
 from newsletter.service.sending import Crew, Lane
 from tests.support.smtp_server import Delay, Reply, SmtpServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.support.building import House, Reader
 
@@ -37,17 +39,28 @@ def readers(house: House) -> list[Reader]:
 
 
 @pytest.fixture
-def desk(house: House) -> Desk:
-    """The worker's desk for letters."""
-    return Desk(house.app.office, worker=house.worker, letters=True, clock=house.clock, stop=house.stop)
+def hub() -> Hub:
+    """Where the lanes of a crew run."""
+    return Hub()
 
 
 @pytest.fixture
-def crew(house: House, desk: Desk) -> Iterator[Crew]:
+def desk(house: House, hub: Hub) -> Desk:
+    """The worker's desk for letters."""
+    return Desk(house.app.office, worker=house.worker, letters=True, clock=house.clock, stop=house.stop, waiting=hub)
+
+
+@pytest.fixture
+def crew(house: House, desk: Desk, hub: Hub) -> Iterator[Crew]:
     """Lanes at one desk."""
-    crew = Crew(desk, [Lane(desk, open_mailer=house.app.open_mailer, stop=house.stop) for _ in range(LANES)])
+    crew = crew_of(house, desk, hub, open_mailer=partial(house.app.open_mailer, waiting=hub))
     yield crew
     crew.close()
+
+
+def crew_of(house: House, desk: Desk, hub: Hub, *, open_mailer: Callable[[], Any]) -> Crew:
+    lanes = [Lane(desk, open_mailer=open_mailer, stop=house.stop, waiting=hub) for _ in range(LANES)]
+    return Crew(desk, lanes, hub=hub)
 
 
 def count_commits(house: House) -> list[None]:
@@ -76,22 +89,21 @@ def test_lanes_share_commits(house: House, readers: list[Reader], crew: Crew, po
     assert len(post.ledger) == READERS
 
 
-def test_at_the_first_byte_the_handover_is_committed(house: House, readers: list[Reader]):
+def test_at_the_first_byte_the_handover_is_committed(house: House, readers: list[Reader], desk: Desk, hub: Hub):
     """However many share a commit: while a letter travels, another connection to the database sees it said so."""
     seen: list[State] = []
     by_address = {reader.address: reader for reader in readers}
 
     class Looking:
         def __init__(self) -> None:
-            self._mailer = house.app.open_mailer()
+            self._mailer = house.app.open_mailer(waiting=hub)
             self.open, self.close = self._mailer.open, self._mailer.close
 
         def send(self, envelope: Any) -> Any:
             seen.append(by_address[envelope.recipient].delivery().state)
             return self._mailer.send(envelope)
 
-    desk = Desk(house.app.office, worker=house.worker, letters=True, clock=house.clock, stop=house.stop)
-    looking = Crew(desk, [Lane(desk, open_mailer=Looking, stop=house.stop) for _ in range(LANES)])
+    looking = crew_of(house, desk, hub, open_mailer=Looking)
     assert looking.send_due() == READERS
     looking.close()
     assert set(seen) == {State.HANDING_OVER}
