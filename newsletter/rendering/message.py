@@ -21,6 +21,7 @@ from newsletter.errors import RenderError
 from newsletter.rendering.facts import Encoded
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime, timedelta
     from uuid import UUID
 
@@ -99,14 +100,12 @@ def compose(letter: Encoded, headers: MessageHeaders, *, smtputf8: bool = False)
     """
     # "=_" can stand in no quoted-printable line, so the boundary can never be part of a body.
     boundary = "=_" + hashlib.sha256(headers.message_id.encode("utf-8")).hexdigest()[:24]
-    lines = _header_lines(letter.subject, headers, smtputf8=smtputf8)
-    lines.append(f'Content-Type: multipart/alternative; boundary="{boundary}"')
-    for line in lines:
-        # Most are short, and what is folded may be long in all.
-        if len(line) > LINE_LENGTH and any(len(one.encode("utf-8")) > HARD_LINE_LENGTH for one in line.split("\r\n")):
-            message = f"The {line.split(':')[0]} header is too long for an email; shorten it."
-            raise RenderError(message)
-    top = "\r\n".join(lines).encode("utf-8" if smtputf8 else "ascii")
+    shared = _shared_headers(
+        letter.subject, headers.from_name, headers.from_address, headers.reply_to, headers.date,
+        headers.date.utcoffset(), headers.list_id, headers.feedback_id,
+    )  # fmt: skip
+    own = _own_headers(headers, boundary=boundary, smtputf8=smtputf8)
+    top = f"{shared}\r\n{own}".encode("utf-8" if smtputf8 else "ascii")
     limit = f"--{boundary}".encode("ascii")
     return b"".join(
         (
@@ -140,44 +139,63 @@ def quoted_printable(text: str) -> bytes:
     return encoded.replace(b"\n", b"\r\n")
 
 
-def _header_lines(subject: str, headers: MessageHeaders, *, smtputf8: bool) -> list[str]:
-    lines = [
-        _mailbox("From", headers.from_name, headers.from_address),
-        f"To: {_recipient(headers.to, smtputf8=smtputf8)}",
-    ]
-    if headers.reply_to is not None:
-        lines.append(f"Reply-To: {_checked('Reply-To', headers.reply_to, _ASCII_ADDRESS)}")
+@lru_cache(maxsize=256)
+def _shared_headers(
+    subject: str,
+    from_name: str,
+    from_address: str,
+    reply_to: str | None,
+    date: datetime,
+    offset: timedelta | None,
+    list_id: str | None,
+    feedback_id: str | None,
+) -> str:
+    """What all letters of a moment have in common, written once.
+
+    `offset` is that of `date`: the same instant in another zone is equal, and written otherwise.
+    """
+    lines = [_mailbox("From", from_name, _checked("From", from_address, _ASCII_ADDRESS))]
+    if reply_to is not None:
+        lines.append(f"Reply-To: {_checked('Reply-To', reply_to, _ASCII_ADDRESS)}")
     lines.append(_unstructured("Subject", subject))
-    lines.append(_date(headers.date, headers.date.utcoffset()))
-    lines.append(f"Message-ID: {_checked('Message-ID', headers.message_id, _MESSAGE_ID)}")
-    if headers.list_id is not None:
-        lines.append(f"List-Id: <{_checked('List-Id', headers.list_id.strip('<>'), _OPAQUE)}>")
+    if offset is None:
+        message = "The Date of a message needs an offset from UTC."
+        raise RenderError(message)
+    lines.append(f"Date: {format_datetime(date)}")
+    if list_id is not None:
+        lines.append(f"List-Id: <{_checked('List-Id', list_id.strip('<>'), _OPAQUE)}>")
+    if feedback_id is not None:
+        lines.append(f"Feedback-ID: {_checked('Feedback-ID', feedback_id, _OPAQUE)}")
+    # RFC 3834: nobody's out-of-office answers a letter. Old servers know Precedence only.
+    lines.append("Auto-Submitted: auto-generated")
+    if list_id is not None:
+        lines.append("Precedence: bulk")
+    lines.append("MIME-Version: 1.0")
+    return _bounded(lines)
+
+
+def _own_headers(headers: MessageHeaders, *, boundary: str, smtputf8: bool) -> str:
+    lines = [
+        f"To: {_recipient(headers.to, smtputf8=smtputf8)}",
+        f"Message-ID: {_checked('Message-ID', headers.message_id, _MESSAGE_ID)}",
+    ]
     if headers.unsubscribe_url is not None:
         ways = [f"<{_checked('List-Unsubscribe', headers.unsubscribe_url, _URL)}>"]
         if headers.unsubscribe_mailto is not None:
             ways.append(f"<{_checked('List-Unsubscribe', headers.unsubscribe_mailto, _MAILTO)}>")
         lines.append("List-Unsubscribe: " + ",\r\n ".join(ways))
         lines.append("List-Unsubscribe-Post: List-Unsubscribe=One-Click")
-    if headers.feedback_id is not None:
-        lines.append(f"Feedback-ID: {_checked('Feedback-ID', headers.feedback_id, _OPAQUE)}")
-    # RFC 3834: nobody's out-of-office answers a letter. Old servers know Precedence only.
-    lines.append("Auto-Submitted: auto-generated")
-    if headers.list_id is not None:
-        lines.append("Precedence: bulk")
-    lines.append("MIME-Version: 1.0")
-    return lines
+    lines.append(f'Content-Type: multipart/alternative; boundary="{boundary}"')
+    return _bounded(lines)
 
 
-# What all letters of a minute have in common is written once.
-
-
-@lru_cache(maxsize=64)
-def _date(date: datetime, offset: timedelta | None) -> str:
-    # The same instant in another zone is equal, and written otherwise.
-    if offset is None:
-        message = "The Date of a message needs an offset from UTC."
-        raise RenderError(message)
-    return f"Date: {format_datetime(date)}"
+def _bounded(lines: Sequence[str]) -> str:
+    for line in lines:
+        # Most are short, and what is folded may be long in all.
+        if len(line) > LINE_LENGTH and any(len(one.encode("utf-8")) > HARD_LINE_LENGTH for one in line.split("\r\n")):
+            message = f"The {line.split(':')[0]} header is too long for an email; shorten it."
+            raise RenderError(message)
+    return "\r\n".join(lines)
 
 
 def _checked(name: str, value: str, pattern: re.Pattern[str]) -> str:
@@ -207,7 +225,6 @@ def _spoken(name: str, value: str) -> str:
     return value.strip()
 
 
-@lru_cache(maxsize=256)
 def _unstructured(name: str, value: str) -> str:
     text = _spoken(name, value)
     if text.isascii() and "=?" not in text:
@@ -223,9 +240,7 @@ def _unstructured(name: str, value: str) -> str:
     return f"{name}: " + "\r\n ".join(_encoded_words(text, first=LINE_LENGTH - len(name) - 2))
 
 
-@lru_cache(maxsize=256)
 def _mailbox(header: str, name: str, address: str) -> str:
-    address = _checked(header, address, _ASCII_ADDRESS)
     # Any kind of space becomes the plain one: parsers part a name's words there, and some part them wrongly.
     text = " ".join(_spoken(header, name).split())
     if not text:

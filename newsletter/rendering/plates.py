@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from markupsafe import escape
@@ -27,6 +26,9 @@ PLACEHOLDERS = Links(
     too_much="https://qztoomuchqz.invalid",
 )
 _NAMES = tuple(entry.name for entry in fields(Links))
+_PLAIN_LINK = re.compile(r"[A-Za-z0-9:/?#._~-]*")
+"""A link that reads the same in HTML and in quoted-printable."""
+_ROOM = LINE_LENGTH - 1
 _SOFT_BREAK = b"=\r\n"
 
 
@@ -122,20 +124,25 @@ class Plate:
 
     def encoded(self, links: Links) -> Encoded:
         """The same, as it travels."""
-        plain = {name: _encoded_link(link) for name, link in _plain(links).items()}
-        escaped = {name: _encoded_link(link) for name, link in _escaped(links).items()}
+        plain = _plain(links)
+        encoded = {name: _encoded_link(link) for name, link in plain.items()}
+        escaped = encoded
+        if not all(map(_PLAIN_LINK.fullmatch, plain.values())):
+            escaped = {name: _encoded_link(link) for name, link in _escaped(links).items()}
         return Encoded(
             subject=self.subject,
             html=self.html.filled_encoded(escaped),
-            text=self.text.filled_encoded(plain),
+            text=self.text.filled_encoded(encoded),
             from_name=self.from_name,
             reply_to=self.reply_to,
         )
 
 
-@lru_cache(maxsize=64)
 def _encoded_link(link: str) -> bytes:
-    """A link as it stands between two soft breaks; the same one stands in both parts."""
+    """A link as it stands between two soft breaks."""
+    if _PLAIN_LINK.fullmatch(link):
+        # Nothing to encode, only to fold.
+        return "=\r\n".join([link[at : at + _ROOM] for at in range(0, len(link), _ROOM)]).encode("ascii")
     return _with_room(quoted_printable(link))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -54,7 +53,7 @@ class Typesetter:
         self._site = site
         self._templates = Templates(revision.templates, shipped=shipped_templates)
         self._wordings: dict[Step, Wording] = {}
-        self._plates: OrderedDict[object, Plate] = OrderedDict()
+        self._plates: dict[object, Plate] = {}
         self._lock = Lock()
 
     def letter(self, sequence: Sequence, step: Step, facts: LetterFacts) -> Rendered:
@@ -82,8 +81,10 @@ class Typesetter:
             *(facts.country, facts.discreet, facts.welcome_back),
         )
         try:
-            plate = self._plates.get(key) or self._cast(sequence, step, facts)
-            self._keep(key, plate)
+            plate = self._plates.get(key)
+            if plate is None:
+                plate = self._cast(sequence, step, facts)
+                self._keep(key, plate)
             if plate is not _NO_PLATE:
                 return plate.encoded(facts.links)
             return Plate.of(self._set(sequence, step, facts), facts.links).encoded(facts.links)
@@ -134,12 +135,11 @@ class Typesetter:
         return plate if plate.encoded(facts.links) == alone.encoded(facts.links) else _NO_PLATE
 
     def _keep(self, key: object, plate: Plate) -> None:
-        """Remember a plate, and forget the one that was not used for longest."""
+        """Remember a plate, and forget the oldest; casting it anew costs no more than one letter."""
         with self._lock:
             self._plates[key] = plate
-            self._plates.move_to_end(key)
             while len(self._plates) > _KEPT_PLATES:
-                self._plates.popitem(last=False)
+                del self._plates[next(iter(self._plates))]
 
     def _set(self, sequence: Sequence, step: Step, facts: LetterFacts) -> Rendered:
         wording = self._wording(step)

@@ -43,11 +43,17 @@ NAMED_ONLY = "named-only"
 
 @dataclass(frozen=True, kw_only=True)
 class Composed:
-    """An email, ready to leave. `min_gap`: what must have passed since the last letter of its sequence."""
+    """An email, ready to leave.
+
+    Attributes:
+        min_gap: what must have passed since the last letter of its sequence.
+        seen: a letter's subscription and its place, as they were when it was composed.
+    """
 
     envelope: Envelope
     handover: Handover
     min_gap: timedelta
+    seen: tuple[Subscription, progress.Place] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +166,12 @@ class Composer:
         is_repeat = item.doubts > 0 and item.revision is not None
         if is_repeat and item.revision is not None:
             edition = self._editions.get(connection, item.revision)
-        step = step_of(edition, item)
-        sequence = edition.revision.sequence(item.sequence_key or "")
-        if record is None or step is None or sequence is None:
+        found = edition.steps.get((item.sequence_key, item.step))
+        if record is None or found is None:
             return None
-        number, total = _position(edition, sequence, material.places[record.id], item)
+        sequence, step = found
+        place = material.places[record.id]
+        number, total = _position(edition, sequence, place, item)
         if is_repeat:
             affirmation = edition.revision.affirmation(item.affirmation) if item.affirmation else None
             posts = tuple(filter(None, map(edition.revision.related_post, item.posts or ())))
@@ -194,7 +201,7 @@ class Composer:
             number=facts.number,
         )
         return self._seal(letter, reader, handover, unsubscribe=links.unsubscribe, kind=item.kind,
-                          gap=_gap_before(step, reader))  # fmt: skip
+                          gap=_gap_before(step, reader), seen=(record, place))  # fmt: skip
 
     def _notice(self, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime) -> Composed | None:
         facts: NoticeFacts
@@ -223,7 +230,7 @@ class Composer:
 
     def _seal(
         self, letter: Encoded, reader: Subscriber, handover: Handover, *, unsubscribe: str | None, kind: Kind,
-        gap: timedelta,
+        gap: timedelta, seen: tuple[Subscription, progress.Place] | None = None,
     ) -> Composed:  # fmt: skip
         address = stored_address(reader.address, key=reader.address_key)
         content = self._write(letter, address, handover, unsubscribe=unsubscribe, kind=kind)
@@ -236,7 +243,7 @@ class Composer:
             smtputf8=address.needs_smtputf8,
             vouched=True,
         )
-        return Composed(envelope=envelope, handover=handover, min_gap=gap)
+        return Composed(envelope=envelope, handover=handover, min_gap=gap, seen=seen)
 
     def _write(
         self, letter: Encoded, address: Address, handover: Handover, *, unsubscribe: str | None, kind: Kind
@@ -266,8 +273,8 @@ def _gap_before(step: Step | None, reader: Subscriber) -> timedelta:
 
 def step_of(edition: Edition, item: Delivery) -> Step | None:
     """The step of a letter in a revision, or None where that has it no more."""
-    sequence = edition.revision.sequence(item.sequence_key or "")
-    return None if sequence is None else sequence.step(item.step or "")
+    found = edition.steps.get((item.sequence_key, item.step))
+    return None if found is None else found[1]
 
 
 def choose_affirmation(revision: Revision, step: Step, *, had: Collection[str]) -> Affirmation | None:

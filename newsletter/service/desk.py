@@ -15,12 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Event, Lock
+from uuid import UUID
 
 import structlog
 
 from newsletter.clock import Clock
 from newsletter.domain.cadence import is_late, waking_from
 from newsletter.domain.delivery import DeliveryId, Kind, State
+from newsletter.domain.progress import Place
 from newsletter.domain.subscription import State as SubscriptionState
 from newsletter.errors import AddressError, DatabaseUnavailable, RenderError
 from newsletter.fibres import BLOCKING, Signal, Waiting
@@ -33,7 +35,7 @@ from newsletter.store import handovers, subscriptions, switches
 from newsletter.store.database import Connection, Database
 from newsletter.store.deliveries import Delivery
 from newsletter.store.handovers import Answer, Leaving
-from newsletter.store.subscriptions import Subscriber
+from newsletter.store.subscriptions import Subscriber, Subscription
 
 log = structlog.get_logger()
 
@@ -133,6 +135,8 @@ class Desk:
         self._has_clerk = False
         self._stock: deque[Delivery] = deque()
         self._attending = 0
+        # By subscription: what the letters on their way were composed from.
+        self._seen: dict[UUID, tuple[Subscription, Place]] = {}
         # What the database could not be told when it was away.
         self._unreleased: list[Delivery] = []
 
@@ -155,6 +159,7 @@ class Desk:
                 if self._attending == 0:
                     self._unreleased += self._stock
                     self._stock.clear()
+                    self._seen.clear()
             self._release()
 
     def has_work(self) -> bool:
@@ -374,6 +379,10 @@ class Desk:
         with self._mutex:
             self._stock.extend(found)
         handed = [Handed(item=item, composed=made, committed_at=began) for item, made in ready if item.id in granted]
+        for item, _ in judged:
+            if item.subscription_id is not None:
+                self._seen.pop(item.subscription_id, None)
+        self._seen |= {each.composed.seen[0].id: each.composed.seen for each in handed if each.composed.seen}
         return handed, [item for item, _ in ready if item.id not in granted]
 
     def _transact(
@@ -383,7 +392,7 @@ class Desk:
             return set(), []
         with self._office.database.write() as connection:
             for batch in _one_a_reader(judged):
-                self._office.recorder.record(connection, batch, now=now)
+                self._office.recorder.record(connection, batch, now=now, seen=self._seen)
             granted = handovers.hand_over(connection, leaving, now=now) if leaving else set()
             # Ahead of the need: what is claimed here costs no commit of its own.
             wanted = more and len(self._stock) < len(leaving) + 1 and not self._stop.is_set()

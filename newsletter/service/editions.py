@@ -9,7 +9,8 @@ from threading import Lock
 
 from newsletter.content import snapshot
 from newsletter.domain.progress import Outline
-from newsletter.domain.sequence import Revision
+from newsletter.domain.sequence import Revision, Step
+from newsletter.domain.sequence import Sequence as LetterSequence
 from newsletter.rendering.facts import Site
 from newsletter.rendering.typesetting import Typesetter
 from newsletter.store import revisions
@@ -24,12 +25,14 @@ class Edition:
 
     Attributes:
         outlines: by sequence, its order in every revision up to this one.
+        steps: each step with its sequence, by the key of the sequence and the step's identity.
     """
 
     number: int
     revision: Revision
     typesetter: Typesetter
     outlines: Mapping[str, Sequence[Outline]]
+    steps: Mapping[tuple[str | None, str | None], tuple[LetterSequence, Step]]
 
 
 class Editions:
@@ -66,7 +69,17 @@ class Editions:
             key: [outline for outline in history if outline.revision <= number]
             for key, history in revisions.outlines(connection).items()
         }
-        edition = Edition(number=number, revision=revision, typesetter=self.typesetter(revision), outlines=outlines)
+        edition = Edition(
+            number=number,
+            revision=revision,
+            typesetter=self.typesetter(revision),
+            outlines=outlines,
+            steps={
+                (sequence.key, step.identity): (sequence, step)
+                for sequence in revision.sequences
+                for step in sequence.steps
+            },
+        )
         with self._lock:
             self._kept[number] = edition
             for old in sorted(self._kept)[:-_KEPT]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -21,6 +22,9 @@ from newsletter.store import subscriptions
 from newsletter.store.database import Connection
 from newsletter.store.deliveries import Delivery
 from newsletter.store.subscriptions import Subscriber, Subscription
+
+Seen = Mapping[UUID, tuple[Subscription, Place]]
+NOTHING_SEEN: Seen = MappingProxyType({})
 
 
 def catch_up(
@@ -107,15 +111,22 @@ def receive(
     letters: Collection[Delivery],
     *,
     now: datetime,
+    seen: Seen = NOTHING_SEEN,
 ) -> None:
     """Move subscriptions on behind letters that were accepted, or that count as received.
 
     Args:
         readers: those of the letters; one letter a reader, since the end of a sequence may begin another.
+        seen: by subscription, what it was when its letter was composed, and its place then.
     """
     ids = {letter.subscription_id for letter in letters if letter.subscription_id is not None}
     records = subscriptions.get_subscriptions(connection, ids)
-    places = subscriptions.places(connection, list(records.values())) if records else {}
+    # What has been received in a round, and what has passed by, changes together with the subscription's own row.
+    places: dict[UUID, Place] = {
+        key: seen[key][1] for key, record in records.items() if key in seen and seen[key][0] == record
+    }
+    unknown = [record for key, record in records.items() if key not in places]
+    places |= subscriptions.places(connection, unknown) if unknown else {}
     changes = []
     for letter in letters:
         record = records.get(letter.subscription_id) if letter.subscription_id else None

@@ -35,17 +35,25 @@ class Recorder:
         self._signer = signer
         self._resend_uncertain = resend_uncertain
 
-    def record(self, connection: Connection, judged: Sequence[tuple[Delivery, Verdict]], *, now: datetime) -> None:
+    def record(
+        self,
+        connection: Connection,
+        judged: Sequence[tuple[Delivery, Verdict]],
+        *,
+        now: datetime,
+        seen: progression.Seen = progression.NOTHING_SEEN,
+    ) -> None:
         """Write verdicts down. A row that is no longer ours is left as it is.
 
         Args:
             judged: at most one for each reader.
+            seen: what is known of the letters' subscriptions from when they were composed.
         """
         # The readers' rows first and in their order, in every transaction that moves them: nothing deadlocks.
         readers = subscriptions.lock_subscribers(connection, {item.subscriber_id for item, _ in judged})
         accepted = [(item, _answer(verdict)) for item, verdict in judged if verdict.outcome is Outcome.ACCEPTED]
         if accepted:
-            self._accept(connection, accepted, readers, now=now)
+            self._accept(connection, accepted, readers, now=now, seen=seen)
         for item, verdict in judged:
             if verdict.outcome is not Outcome.ACCEPTED:
                 self._record_other(connection, item, verdict, readers.get(item.subscriber_id), now=now)
@@ -108,10 +116,11 @@ class Recorder:
         readers: Mapping[UUID, Subscriber],
         *,
         now: datetime,
+        seen: progression.Seen,
     ) -> None:
         written = handovers.record_accepted(connection, accepted, now=now)
         log.info("emails_accepted", count=len(written))
-        self._receive(connection, [item for item, _ in accepted if item.id in written], readers, now=now)
+        self._receive(connection, [item for item, _ in accepted if item.id in written], readers, now=now, seen=seen)
 
     def _write(
         self, connection: Connection, item: Delivery, verdict: Verdict, reader: Subscriber | None, *, now: datetime
@@ -140,12 +149,18 @@ class Recorder:
         return written
 
     def _receive(
-        self, connection: Connection, items: Sequence[Delivery], readers: Mapping[UUID, Subscriber], *, now: datetime
+        self,
+        connection: Connection,
+        items: Sequence[Delivery],
+        readers: Mapping[UUID, Subscriber],
+        *,
+        now: datetime,
+        seen: progression.Seen = progression.NOTHING_SEEN,
     ) -> None:
         letters = [item for item in items if item.kind is Kind.LETTER]
         edition = self._editions.live(connection) if letters else None
         if edition is not None:
-            progression.receive(connection, edition, readers, letters, now=now)
+            progression.receive(connection, edition, readers, letters, now=now, seen=seen)
 
     def _defer(
         self,

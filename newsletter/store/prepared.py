@@ -182,8 +182,9 @@ class PreparedUpdate:
         cursor = connection.connection.cursor()
         done: set[UUID] = set()
         try:
+            sources = form.bound(shared)
             for row in rows:
-                cursor.execute(form.text, form.values({**row, **shared}))
+                cursor.execute(form.text, _values(sources, row))
                 if cursor.rowcount == 1:
                     done.add(row[name])
         except connection.dialect.loaded_dbapi.Error as error:
@@ -257,15 +258,28 @@ class _Form:
 
     def values(self, parameters: Mapping[str, Any]) -> Any:  # noqa: ANN401  (whatever the driver takes)
         """The parameters as the driver takes them."""
-        listed = [
-            source if name is None else parameters[name] if source is None else source(parameters[name])
+        listed = _values(self._sources, parameters)
+        return tuple(listed) if self._positional else dict(zip(self._names, listed, strict=True))
+
+    def bound(self, shared: Mapping[str, Any]) -> list[tuple[str | None, Any]]:
+        """Where the parameters come from, once some have their values."""
+        return [
+            (name, source)
+            if name is None or name not in shared
+            else (None, source(shared[name]) if source else shared[name])
             for name, source in self._sources
         ]
-        return tuple(listed) if self._positional else dict(zip(self._names, listed, strict=True))
 
     def result_converters(self) -> list[Convert]:
         """What makes Python's values of the driver's, by column."""
         return [_from_database(kind, self._dialect) for kind in self._columns]
+
+
+def _values(sources: Sequence[tuple[str | None, Any]], parameters: Mapping[str, Any]) -> list[Any]:
+    return [
+        source if name is None else parameters[name] if source is None else source(parameters[name])
+        for name, source in sources
+    ]
 
 
 def _to_database(kind: TypeEngine[Any], dialect: Dialect) -> Convert:
