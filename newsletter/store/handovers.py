@@ -113,13 +113,16 @@ def hand_over(
     Returns:
         Those that may leave. Of the others nothing was changed.
     """
-    shared = {"believed": (State.HANDING_OVER if renew else State.CLAIMED).value}
     granted: set[DeliveryId] = set()
+    owners = {each.item.owner for each in leaving}
+    # Once for all of them: a lease that runs out behind this look is judged by the epoch.
+    able = {owner for owner in owners if _MAY_SEND.fetch(connection, {"b_owner": owner}) == [True]}
+    shared = {"believed": (State.HANDING_OVER if renew else State.CLAIMED).value}
     for kind, statement in _HAND_OVER.items():
         rows = [
             _handover_values(each, now=now)
             for each in leaving
-            if (each.item.kind if each.item.kind in _HAND_OVER else None) is kind
+            if (each.item.kind if each.item.kind in _HAND_OVER else None) is kind and each.item.owner in able
         ]
         granted |= {DeliveryId(found) for found in statement.run(connection, rows, shared)}
     return granted
@@ -315,6 +318,10 @@ def _lives(owner: ColumnElement[str]) -> ColumnElement[bool]:
     return exists().where(worker.c.id == owner, worker.c.lease_until > DatabaseNow())
 
 
+_OWNER: ColumnElement[str] = bindparam("b_owner", type_=delivery.c.owner.type)
+_MAY_SEND = Prepared(select(and_(_lives(_OWNER), ~sending_is_stopped())), lambda row: bool(row[0]))
+
+
 def _rested(given: _Given) -> ColumnElement[bool]:
     last = subscription.c.last_letter_at
     return exists().where(
@@ -334,7 +341,7 @@ def _handing_over(wanted: Callable[[_Given], ColumnElement[bool]]) -> PreparedUp
     believed: ColumnElement[str] = bindparam("believed", type_=delivery.c.state.type)
     return PreparedUpdate(
         lambda given: update(delivery)
-        .where(_ours(given, believed), _lives(given["owner"]), ~sending_is_stopped(), wanted(given))
+        .where(_ours(given, believed), wanted(given))
         .values(
             state=State.HANDING_OVER, handing_over_at=DatabaseNow(), **{name: given[name] for name in _HANDED}
         ),
@@ -376,11 +383,10 @@ def _claiming(which: ColumnElement[bool]) -> Prepared[Delivery]:
         .limit(bindparam("b_limit", type_=Integer()))
         .with_for_update(skip_locked=True)
     )
-    owner: ColumnElement[str] = bindparam("b_owner", type_=delivery.c.owner.type)
     return Prepared(
         update(delivery)
-        .where(delivery.c.id.in_(candidates.scalar_subquery()), LEAVING, _lives(owner), ~sending_is_stopped())
-        .values(state=State.CLAIMED, owner=owner, epoch=delivery.c.epoch + 1)
+        .where(delivery.c.id.in_(candidates.scalar_subquery()), LEAVING, _lives(_OWNER), ~sending_is_stopped())
+        .values(state=State.CLAIMED, owner=_OWNER, epoch=delivery.c.epoch + 1)
         .returning(*COLUMNS),
         to_delivery,
     )

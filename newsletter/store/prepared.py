@@ -88,7 +88,8 @@ def _among_array(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
 
 
 def _hex_list(ids: Collection[UUID]) -> str:
-    return json.dumps([each.hex for each in ids])
+    listed = '","'.join([each.hex for each in ids])
+    return f'["{listed}"]' if listed else "[]"
 
 
 # Statements that are compiled once -----------------------------------------------------------------------------

@@ -11,11 +11,12 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from newsletter.domain.progress import Outline
 from newsletter.domain.subscription import State
+from newsletter.store.prepared import Prepared
 from newsletter.store.statements import insert_or_nothing
 from newsletter.store.tables import passed_step, revision, signing_key, step_name, subscription
 
 # Built once: it runs for each group of letters.
-_LIVE = select(func.max(revision.c.number))
+_LIVE = Prepared(select(func.max(revision.c.number)), lambda row: int(row[0] or 0))
 
 _PUBLISH_LOCK = 0x7075626C  # "publ": one publication at a time
 
@@ -47,7 +48,7 @@ def lock_publishing(connection: Connection) -> None:
 
 def live_number(connection: Connection) -> int:
     """The number of the live revision; 0 while nothing is published."""
-    return connection.scalar(_LIVE) or 0
+    return _LIVE.fetch(connection, {})[0]
 
 
 def get_head(connection: Connection, number: int) -> RevisionHead | None:

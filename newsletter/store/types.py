@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +32,9 @@ class UtcDateTime(TypeDecorator[datetime]):
         return _instant_from_text if dialect.name == "sqlite" else _instant_in_utc
 
 
+# Most instants of a moment are alike: the letters of a slot are due together, and accepted in one round.
+
+
 def _instant_in_utc(value: datetime | None) -> datetime | None:
     if value is None or value.tzinfo is UTC:
         return value
@@ -40,12 +44,14 @@ def _instant_in_utc(value: datetime | None) -> datetime | None:
     return value.astimezone(UTC)
 
 
+@lru_cache(maxsize=1024)
 def _instant_to_text(value: datetime | None) -> str | None:
     instant = _instant_in_utc(value)
     # All of the same length, with six digits behind the point, so that texts compare as instants do.
     return None if instant is None else instant.isoformat(" ", "microseconds")[:_INSTANT_LENGTH]
 
 
+@lru_cache(maxsize=1024)
 def _instant_from_text(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(f"{text}+00:00")
 
