@@ -24,6 +24,7 @@ from newsletter.service.editions import Editions
 from newsletter.service.housekeeping import Housekeeping
 from newsletter.service.leaving import Leaving
 from newsletter.service.overseeing import Overseeing
+from newsletter.service.pacing import Pacing
 from newsletter.service.planning import Planning
 from newsletter.service.previewing import Previewing
 from newsletter.service.publishing import Orders, Publishing
@@ -57,6 +58,7 @@ class App:
     publishing: Publishing
     planning: Planning
     office: Office
+    pacing: Pacing
     rescuing: Rescuing
     housekeeping: Housekeeping
     overseeing: Overseeing
@@ -136,6 +138,12 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
             composer=composer,
             recorder=recorder,
             skip_late=settings.late is Late.SKIP,
+        ),
+        pacing=Pacing(
+            database=database,
+            rates=settings.rates,
+            warm_up=settings.warm_up_plan,
+            timezone=settings.timezone,
         ),
         rescuing=Rescuing(database=database, recorder=recorder),
         housekeeping=Housekeeping(database=database, publishing=publishing, signer=signer),
