@@ -18,7 +18,7 @@ from newsletter.domain.addresses import parse_address
 from newsletter.errors import AddressError
 
 BURST = timedelta(seconds=0.25)
-"""After a rest so much of a rate may leave at once; at least one letter may."""
+"""After a rest so much of a rate may leave at once, and one letter. Who asks as often loses nothing of it."""
 
 MOST_A_SECOND = 10_000
 
@@ -75,7 +75,7 @@ class Rate:
     @property
     def burst(self) -> timedelta:
         """How far letters may run ahead of their time."""
-        return max(BURST, self.interval)
+        return BURST + self.interval
 
     def room(self, free_at: datetime | None, *, now: datetime) -> int:
         """How many letters may leave now."""
@@ -185,7 +185,8 @@ def line_up(
         is_closed = not_before is not None and not_before > now
         is_queued = not has_waited and tail is not None and tail > now
         if is_closed or is_queued or rate.room(free_at, now=now) == 0:
-            turn = max(rate.next_room(free_at, now=now), *(each for each in (tail, not_before) if each is not None))
+            not_sooner = [instant for instant in (tail, not_before) if instant is not None]
+            turn = max([rate.next_room(free_at, now=now), *not_sooner])
             turns.append(turn)
             tail = turn + rate.interval
         else:
