@@ -30,6 +30,7 @@ from newsletter.service.previewing import Previewing
 from newsletter.service.publishing import Orders, Publishing
 from newsletter.service.recording import Recorder
 from newsletter.service.rescuing import Rescuing
+from newsletter.service.sharing import Sharing
 from newsletter.service.staying import Staying
 from newsletter.service.subscribing import Subscribing
 from newsletter.settings import Late, OnUncertain, Replies, Settings
@@ -59,6 +60,7 @@ class App:
     planning: Planning
     office: Office
     pacing: Pacing
+    sharing: Sharing
     rescuing: Rescuing
     housekeeping: Housekeeping
     overseeing: Overseeing
@@ -144,6 +146,11 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
             rates=settings.rates,
             warm_up=settings.warm_up_plan,
             timezone=settings.timezone,
+        ),
+        sharing=Sharing(
+            database=database,
+            most=settings.fleet_connections,
+            wanted=settings.smtp_connections + 1,
         ),
         rescuing=Rescuing(database=database, recorder=recorder),
         housekeeping=Housekeeping(database=database, publishing=publishing, signer=signer),

@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     smtp_connections: int = Field(
         4, ge=1, le=500, description="connections on which letters leave; one more serves people who wait"
     )
+    fleet_connections: int | None = Field(
+        None, ge=2, le=10_000, description="connections of all workers together; as many as each wants when empty"
+    )
     send_rate: str = Field(
         "", description="letters of the whole fleet, and to one domain: 20/second,gmail.com=5/second,*=600/hour"
     )

@@ -234,6 +234,7 @@ worker = Table(
     Column("host", Text, nullable=False),
     Column("lease_until", UtcDateTime, nullable=False),  # by the database's clock
     Column("started_at", UtcDateTime, nullable=False),
+    Column("connections", Integer, nullable=False, server_default="0"),  # that it has, or may open
 )
 
 TROUBLED = "level > 0 OR refusals > 0"

@@ -53,10 +53,15 @@ def upgrade() -> None:
         sa.CheckConstraint("sent >= 0", name=op.f("ck_warm_up_sent")),
         sa.PrimaryKeyConstraint("plan", name=op.f("pk_warm_up")),
     )
+    with op.batch_alter_table("worker", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("connections", sa.Integer(), server_default="0", nullable=False))
 
 
 def downgrade() -> None:
     """Take back."""
+    with op.batch_alter_table("worker", schema=None) as batch_op:
+        batch_op.drop_column("connections")
+
     op.drop_table("warm_up")
     with op.batch_alter_table("destination", schema=None) as batch_op:
         batch_op.drop_index("ix_destination_troubled")
