@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-
 LEAST = 2
 """A worker needs one connection for letters and one for what people wait for; with fewer it stands by."""
 

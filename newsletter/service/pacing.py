@@ -16,7 +16,7 @@ from newsletter.domain.destination import RECOVER_AFTER, RELAY, Destination, Wai
 from newsletter.domain.rates import Progress, Rate, Rates, WarmUp, progress_on
 from newsletter.errors import NotFound
 from newsletter.mail.base import Verdict
-from newsletter.service.hearing import Ear, said
+from newsletter.service.hearing import Ear, hear
 from newsletter.store import destinations, handovers, subscriptions
 from newsletter.store.database import Connection, Database
 from newsletter.store.deliveries import Delivery
@@ -32,7 +32,6 @@ BARRED_FOR = timedelta(seconds=60)
 SLACK = timedelta(seconds=0.1)
 """Whoever is put off comes so much later than its turn: a moment too early, and it would be put off again."""
 
-_CLAIMS_AT_A_TIME = 20
 _ASK_AGAIN = timedelta(seconds=60)
 """Where nothing more may leave today: midnight is looked for every minute."""
 
@@ -42,7 +41,8 @@ class Claim:
     """What was claimed.
 
     Attributes:
-        more_after: where the pace, and not the ledger, said that there is no more: when to ask again.
+        more_after: where the pace, and not the ledger, said that there is no more: when to ask again; at once, where
+            all that was found was put off.
     """
 
     items: list[Delivery]
@@ -81,15 +81,13 @@ class Pacing:
         """
         trouble = self._look(connection)
         share = self._share(connection, trouble, letters=letters, limit=limit, now=now)
-        items: list[Delivery] = []
-        for _ in range(_CLAIMS_AT_A_TIME if share.number else 0):
-            found = handovers.claim_due(connection, owner=owner, letters=letters, now=now, limit=share.number)
-            items = self._admitted(connection, trouble, found, letters=letters, now=now)
-            # Where a whole page was put off, what is behind it need not wait for the next tick.
-            if items or len(found) < share.number:
-                break
+        if share.number == 0:
+            return Claim(items=[], more_after=share.more_after)
+        found = handovers.claim_due(connection, owner=owner, letters=letters, now=now, limit=share.number)
+        items = self._admitted(connection, trouble, found, letters=letters, now=now)
         share.spend(connection, len(items))
-        return Claim(items=items, more_after=share.more_after if share.number == 0 else None)
+        # Where a whole page was put off, what is behind it need not wait for the next tick.
+        return Claim(items=items, more_after=timedelta() if found and not items else None)
 
     def give_back(self, connection: Connection, number: int, *, now: datetime) -> None:
         """So many letters were claimed and do not leave; others may instead."""
@@ -131,17 +129,17 @@ class Pacing:
         heard = self._heard(verdicts)
         if not heard:
             return
-        troubling = {name for name, verdict in heard if verdict.outcome is not Outcome.ACCEPTED}
+        names = {name for name, _, _ in heard}
+        troubling = {name for name, _, verdict in heard if verdict.outcome is not Outcome.ACCEPTED}
         with self._database.write() as connection:
-            known, now = destinations.lock_destinations(connection, {name for name, _ in heard}, create=troubling)
+            known, now = destinations.lock_destinations(connection, names, create=troubling)
             told = dict(known)
-            for name, verdict in heard:
-                if name in told:
-                    told[name] = _tell(told[name], verdict, now=now)
+            for name, domain, verdict in heard:
+                hear(told, name, domain, verdict, now=now)
             destinations.save_destinations(connection, [each for each in told.values() if each != known[each.name]])
         with self._mutex:
             self._look_at = 0.0
-            for name in {name for name, _ in heard}:
+            for name in names:
                 self._remember(name, told.get(name))
                 self._bar(name, told.get(name), now=now)
         for name, each in told.items():
@@ -258,9 +256,9 @@ class Pacing:
                 found.setdefault(reader.address_key.rpartition("@")[2], []).append(item)
         return found
 
-    def _heard(self, verdicts: Sequence[tuple[str, Verdict]]) -> list[tuple[str, Verdict]]:
-        """What of some verdicts is news, by destination."""
-        now, heard = time.monotonic(), list[tuple[str, Verdict]]()
+    def _heard(self, verdicts: Sequence[tuple[str, Verdict]]) -> list[tuple[str, str, Verdict]]:
+        """What of some verdicts is news, and of which destination; each with its domain."""
+        now, heard = time.monotonic(), list[tuple[str, str, Verdict]]()
         with self._mutex:
             for domain, verdict in verdicts:
                 for name in self._ear.concerns(domain, verdict):
@@ -269,7 +267,7 @@ class Pacing:
                     elif now < self._news_from.get(name, float("inf")):
                         continue
                     if name:
-                        heard.append((name, verdict))
+                        heard.append((name, domain, verdict))
         return heard
 
     def _remember(self, name: str, known: Destination | None) -> None:
@@ -327,14 +325,6 @@ class _Share:
         if self.warm_up is not None and self.progress is not None:
             sent = replace(self.progress, sent=self.progress.sent + number)
             destinations.save_warm_up(connection, self.warm_up.plan, sent)
-
-
-def _tell(known: Destination, verdict: Verdict, *, now: datetime) -> Destination:
-    if verdict.outcome is Outcome.ACCEPTED:
-        return known.accept(now=now)
-    if verdict.policy:
-        return known.refuse(said(verdict), now=now)
-    return known.slow_down(said(verdict), now=now)
 
 
 def _log_change(before: Destination, after: Destination) -> None:

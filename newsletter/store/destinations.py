@@ -1,6 +1,6 @@
 """What is remembered of destinations and of a warm-up, for all workers together.
 
-Whoever changes a destination has locked its row before: the mail server's first, then domains in their order, so
+Whoever changes a destination has locked its row before: the mail server's first, then all its domains at once, so
 that nobody waits for somebody who waits for them. These rows come after all others of a transaction.
 """
 
@@ -71,12 +71,12 @@ def lock_destinations(
     Returns:
         The known ones by name, and the present instant by the database's clock.
     """
-    found = _locked(connection, names)
-    missing = _in_order(set(create) - found.keys())
-    for name in missing:
-        insert_or_nothing(connection, destination, {"name": name})
-    if missing:
-        found |= _locked(connection, missing)
+    found: dict[str, Destination] = {}
+    for those in ({RELAY} & set(names), set(names) - {RELAY}):
+        # Nobody has locked a row of these when they insert one: somebody else may be inserting the same.
+        for name in sorted((those & set(create)) - _known(connection, those & set(create))):
+            insert_or_nothing(connection, destination, {"name": name})
+        found |= _locked(connection, those)
     return found, database_now(connection)
 
 
@@ -95,8 +95,10 @@ def forget_destinations(connection: Connection, *, calm_for: timedelta, troubled
         or_(destination.c.queued_until.is_(None), destination.c.queued_until < DatabaseNow(-calm_for)),
     )
     unheard = destination.c.changed_at < DatabaseNow(-troubled_for)
-    statement = delete(destination).where(destination.c.opened_at.is_(None), or_(calm, unheard))
-    return connection.execute(statement).rowcount
+    forgotten = select(destination.c.name).where(destination.c.opened_at.is_(None), or_(calm, unheard))
+    # What somebody is at work on is forgotten another time.
+    names = forgotten.with_for_update(skip_locked=True).scalar_subquery()
+    return connection.execute(delete(destination).where(destination.c.name.in_(names))).rowcount
 
 
 def somebody_queues(connection: Connection) -> bool:
@@ -156,16 +158,17 @@ def save_warm_up(connection: Connection, plan: str, progress: Progress) -> None:
     connection.execute(update(warm_up).where(warm_up.c.plan == plan).values(values))
 
 
+def _known(connection: Connection, names: Collection[str]) -> set[str]:
+    if not names:
+        return set()
+    return set(connection.scalars(select(destination.c.name).where(destination.c.name.in_(names))))
+
+
 def _locked(connection: Connection, names: Collection[str]) -> dict[str, Destination]:
     if not names:
         return {}
-    order = (destination.c.name != RELAY, destination.c.name)
-    statement = select(destination).where(destination.c.name.in_(sorted(names))).order_by(*order).with_for_update()
-    return {row.name: _to_destination(row) for row in connection.execute(statement)}
-
-
-def _in_order(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=lambda name: (name != RELAY, name))
+    statement = select(destination).where(destination.c.name.in_(names)).order_by(destination.c.name)
+    return {row.name: _to_destination(row) for row in connection.execute(statement.with_for_update())}
 
 
 def _to_destination(row: Any) -> Destination:  # noqa: ANN401  (a row of the table)

@@ -140,6 +140,19 @@ class TestFleet:
         assert sum(claimed) == 60
         assert 60 * rate.interval <= elapsed + rate.burst
 
+    def test_who_asks_while_another_one_claims_waits_for_what_is_left(self, house_of: Callable[..., House]):
+        house, other = house_of(send_rate="6/minute"), house_of(send_rate="6/minute")
+        due(house, *["example.org"] * 3)
+        other.at(TUESDAY)
+        found: list[Claim] = []
+        second = Thread(target=lambda: found.append(claim(other)))
+        with house.app.database.write() as connection:
+            first = house.app.pacing.claim(connection, owner=house.worker, letters=True, limit=9, now=house.now)
+            second.start()
+            second.join(timeout=0.3)  # long enough to see it go wrong; where it waits, it waits for the commit
+        second.join()
+        assert [len(each.items) for each in (first, *found)] == [1, 0]
+
     def test_where_the_rate_says_no_it_says_when_to_ask_again(self, house_of: Callable[..., House]):
         house = house_of(send_rate="6/minute")
         due(house, *["example.org"] * 3)
@@ -177,6 +190,34 @@ class TestFleet:
         assert nothing.items == []
         assert nothing.more_after is not None
         assert nothing.more_after > timedelta(seconds=40)
+
+    def test_workers_that_claim_and_learn_at_once_wait_for_each_other_in_no_circle(
+        self, house_of: Callable[..., House]
+    ):
+        """Each of them locks the mail server and some of the same domains, which all are new to them."""
+        houses = [house_of(send_rate="1000/second,*=2/hour", warm_up="1000") for _ in range(2)]
+        domains = [f"d{number}.example.org" for number in range(8)]
+        due(houses[0], *domains, *reversed(domains))
+        houses[1].at(TUESDAY)
+        faults: list[Exception] = []
+        claimed: list[int] = []
+
+        def work(house: House, order: list[str]) -> None:
+            try:
+                for domain in order:
+                    learn(house, (domain, NOT_YOU), (order[0], LESS), (domain, YES), (order[-1], BUSY))
+                    claimed.append(len(claim(house, limit=3).items))
+                    house.app.housekeeping.keep_house(now=house.now)
+            except Exception as error:  # noqa: BLE001
+                faults.append(error)
+
+        orders = [domains, domains[::-1], domains[4:] + domains[:4], domains[::2] + domains[1::2]]
+        threads = [Thread(target=work, args=(houses[number % 2], order)) for number, order in enumerate(orders)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert faults == []
 
 
 class TestWarmUp:
@@ -244,7 +285,9 @@ class TestDomainRate:
         due(house, GMAIL, GMAIL, GMAIL, "example.org")
         assert len(claim(house).items) == 1
         let_pass(house, RELAY, timedelta(seconds=5))
-        # Two of Gmail's go first, and are put off; the one behind them need not wait.
+        # One of Gmail's goes first, and is put off; what is behind it need not wait.
+        assert claim(house).more_after == timedelta()
+        assert claim(house).more_after == timedelta()
         assert len(claim(house).items) == 1
         assert len(waits(house)) == 2
 
@@ -297,6 +340,20 @@ class TestCircuit:
         assert nothing.more_after is not None
         assert nothing.more_after > timedelta(minutes=47)
         assert waits(house) == [timedelta()] * 6  # nobody was put off: they leave when it takes them
+
+    def test_five_refusals_of_one_domain_are_its_own(self, house_of: Callable[..., House]):
+        houses = [house_of() for _ in range(2)]
+        for number in range(5):
+            learn(houses[number % 2], (GMAIL, NOT_YOU))
+        assert known(houses[0], RELAY)["refusals"] == 1
+        learn(houses[0], ("example.org", NOT_YOU), (GMAIL, YES))
+        assert known(houses[0], RELAY)["refusals"] == 0
+
+    def test_what_is_refused_before_a_recipient_is_named_is_the_mail_servers_own(self, house_of: Callable[..., House]):
+        house = house_of()
+        learn(house, *[(GMAIL, verdict_of(Stage.MAIL, 550, "5.7.60 Not your name", host="mail.example"))] * 5)
+        assert known(house, RELAY)["opened_at"] is not None
+        assert known(house, GMAIL) == {}
 
     def test_what_people_wait_for_waits_too(self, house_of: Callable[..., House]):
         house = house_of()
@@ -398,13 +455,18 @@ class TestSlowing:
         look_again(house)
         assert len(claim(house, letters=False).items) == 1
 
-    def test_five_letters_in_a_row_that_hear_the_same_mean_the_mail_server(self, house_of: Callable[..., House]):
+    def test_five_domains_in_a_row_that_hear_the_same_mean_the_mail_server(self, house_of: Callable[..., House]):
         house = house_of()
         said = [(f"d{number}.example.org", LESS) for number in range(4)]
         learn(house, *said, (GMAIL, YES), *said)
         assert known(house, RELAY) == {}
         learn(house, (GMAIL, LESS))
         assert known(house, RELAY)["level"] == 1
+
+    def test_one_domain_that_says_it_to_many_does_not(self, house_of: Callable[..., House]):
+        house = house_of()
+        learn(house, *[(GMAIL, LESS)] * 9)
+        assert (known(house, RELAY), known(house, GMAIL)["level"]) == ({}, 1)
 
     def test_it_recovers_step_by_step_and_writes_nothing_between(self, house_of: Callable[..., House]):
         house = house_of()
@@ -437,7 +499,7 @@ class TestSlowing:
         house = house_of()
         due(house, *[GMAIL] * 5, "example.org")
         learn(house, (GMAIL, LESS))
-        assert len(claim(house, limit=2).items) == 1
+        assert [len(claim(house, limit=2).items) for _ in range(3)] == [0, 0, 1]
 
 
 class TestForgetting:
