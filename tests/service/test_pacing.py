@@ -142,6 +142,7 @@ class TestFleet:
 
     def test_who_asks_while_another_one_claims_waits_for_what_is_left(self, house_of: Callable[..., House]):
         house, other = house_of(send_rate="6/minute"), house_of(send_rate="6/minute")
+        assert claim(house).items == []  # from now on there is something to wait for
         due(house, *["example.org"] * 3)
         other.at(TUESDAY)
         found: list[Claim] = []
