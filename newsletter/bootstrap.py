@@ -25,11 +25,13 @@ from newsletter.service.editions import Editions
 from newsletter.service.housekeeping import Housekeeping
 from newsletter.service.leaving import Leaving
 from newsletter.service.overseeing import Overseeing
+from newsletter.service.pacing import Pacing
 from newsletter.service.planning import Planning
 from newsletter.service.previewing import Previewing
 from newsletter.service.publishing import Orders, Publishing
 from newsletter.service.recording import Recorder
 from newsletter.service.rescuing import Rescuing
+from newsletter.service.sharing import Sharing
 from newsletter.service.staying import Staying
 from newsletter.service.subscribing import Subscribing
 from newsletter.settings import Late, OnUncertain, Replies, Settings
@@ -58,6 +60,8 @@ class App:
     publishing: Publishing
     planning: Planning
     office: Office
+    pacing: Pacing
+    sharing: Sharing
     rescuing: Rescuing
     housekeeping: Housekeeping
     overseeing: Overseeing
@@ -137,6 +141,17 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
             composer=composer,
             recorder=recorder,
             skip_late=settings.late is Late.SKIP,
+        ),
+        pacing=Pacing(
+            database=database,
+            rates=settings.rates,
+            warm_up=settings.warm_up_plan,
+            timezone=settings.timezone,
+        ),
+        sharing=Sharing(
+            database=database,
+            most=settings.fleet_connections,
+            wanted=settings.smtp_connections + 1,
         ),
         rescuing=Rescuing(database=database, recorder=recorder),
         housekeeping=Housekeeping(database=database, publishing=publishing, signer=signer),

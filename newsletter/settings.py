@@ -31,6 +31,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from newsletter.domain.addresses import parse_address
 from newsletter.domain.cadence import Slot, known_timezone
+from newsletter.domain.rates import Rates, WarmUp
 from newsletter.errors import AddressError, SettingsError
 from newsletter.mail.base import parse_mail_url
 from newsletter.tokens import DEVELOPMENT_KEY
@@ -116,6 +117,13 @@ class Settings(BaseSettings):
     smtp_connections: int = Field(
         4, ge=1, le=500, description="connections on which letters leave; one more serves people who wait"
     )
+    fleet_connections: int | None = Field(
+        None, ge=2, le=10_000, description="connections of all workers together; as many as each wants when empty"
+    )
+    send_rate: str = Field(
+        "", description="letters of the whole fleet, and to one domain: 20/second,gmail.com=5/second,*=600/hour"
+    )
+    warm_up: str = Field("", description="letters on each of a new sender's first days, growing: 50,100,500,1000,5000")
     dkim_selector: str | None = Field(
         None, description="the name of the signing key in the DNS; letters go unsigned when empty"
     )
@@ -185,6 +193,18 @@ class Settings(BaseSettings):
     @classmethod
     def _check_slot(cls, value: str) -> str:
         Slot.parse(value, timezone="UTC")
+        return value
+
+    @field_validator("send_rate")
+    @classmethod
+    def _check_send_rate(cls, value: str) -> str:
+        Rates.parse(value)
+        return value
+
+    @field_validator("warm_up")
+    @classmethod
+    def _check_warm_up(cls, value: str) -> str:
+        WarmUp.parse(value)
         return value
 
     @field_validator("from_")
@@ -268,6 +288,16 @@ class Settings(BaseSettings):
     def default_slot(self) -> Slot:
         """The site's own slot."""
         return Slot.parse(self.slot, timezone=self.timezone)
+
+    @property
+    def rates(self) -> Rates:
+        """How fast letters may leave."""
+        return Rates.parse(self.send_rate)
+
+    @property
+    def warm_up_plan(self) -> WarmUp | None:
+        """How many letters may leave on each of the first days; None where there is no such plan."""
+        return WarmUp.parse(self.warm_up)
 
     @property
     def secret_keys(self) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from newsletter.cli.session import opened_app
@@ -16,11 +18,19 @@ def stop() -> None:
     typer.echo("Sending is stopped. Only what is in its handover can still leave. `newsletter start` lets it go on.")
 
 
-def start() -> None:
-    """Let sending go on after `newsletter stop`."""
+def start(
+    destinations: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[DESTINATION]...", help="Domains that refused us, or relay, as `status` shows them."),
+    ] = None,
+) -> None:
+    """Let sending go on after `newsletter stop`, or to destinations that it is kept back from."""
     with opened_app() as app:
-        app.overseeing.start(now=app.clock.now())
-    typer.echo("Sending goes on.")
+        if not destinations:
+            app.overseeing.start(now=app.clock.now())
+        for name in destinations or []:
+            app.pacing.forgive(name.lower(), now=app.clock.now())
+    typer.echo(f"Sending goes on{' to ' + ', '.join(destinations) if destinations else ''}.")
 
 
 @database.command("upgrade")

@@ -11,7 +11,11 @@ from newsletter.cli.session import describe_detail, local, opened_app, print_jso
 from newsletter.cli.subscribers import describe_subscription, find_dossier, step_names
 
 if TYPE_CHECKING:
-    from newsletter.store.reports import Delivery, Dossier, Event, Subscription
+    from datetime import datetime
+
+    from newsletter.settings import Settings
+    from newsletter.store.database import Connection
+    from newsletter.store.reports import Delivery, Dossier, Event, KeptBack, Subscription
 
 _AsJson = Annotated[bool, typer.Option("--json", help="For a script.")]
 
@@ -47,11 +51,12 @@ def status(as_json: _AsJson = False) -> None:
         now = newsletter.clock.now()
         with newsletter.database.read() as connection:
             found = reports.status(connection, now=now)
+            warm_up = _warm_up(connection, newsletter.settings, now=now)
         edition = newsletter.publishing.live()
         revision = None if edition is None else edition.number
         zone = newsletter.settings.timezone
     if as_json:
-        print_json({"now": now, "revision": revision, **asdict(found)})
+        print_json({"now": now, "revision": revision, "warm_up": warm_up, **asdict(found)})
         return
     sending = "on" if found.sending else "STOPPED (`newsletter start` lets it go on)"
     typer.echo(f"Sending: {sending}; workers: {found.workers}; revision: {revision or 'nothing published'}")
@@ -59,12 +64,47 @@ def status(as_json: _AsJson = False) -> None:
     typer.echo(f"Next letter due: {local(found.next_due_at, zone)}")
     typer.echo("Subscriptions: " + _counts(found.subscriptions))
     typer.echo("Emails: " + _counts(found.deliveries))
+    if warm_up:
+        typer.echo(
+            f"Warm-up, day {warm_up['day']} of {warm_up['days']}: {warm_up['left']} letters may still leave today"
+        )
+    for each in found.kept_back:
+        typer.echo(_describe_kept_back(each, zone))
     if found.due and not found.workers:
         typer.echo("Nobody is sending: start `newsletter run`, or `newsletter worker`.")
     if found.possibly_doubled:
         typer.echo(f"Possibly doubled: {found.possibly_doubled}")
     if found.deliveries["held"] or found.deliveries["uncertain"]:
         typer.echo("`newsletter deliveries list` shows what is held or uncertain.")
+
+
+def _warm_up(connection: Connection, settings: Settings, *, now: datetime) -> dict[str, int] | None:
+    """How far the warm-up has come; None where there is none, or where it is over."""
+    from zoneinfo import ZoneInfo
+
+    from newsletter.domain.rates import progress_on
+    from newsletter.store.reports import warm_up_progress
+
+    plan = settings.warm_up_plan
+    if plan is None:
+        return None
+    today = now.astimezone(ZoneInfo(settings.timezone)).date()
+    progress = progress_on(today, warm_up_progress(connection, plan.plan))
+    left = plan.allowance(progress)
+    return None if left is None else {"day": progress.day, "days": len(plan.days), "left": left}
+
+
+def _describe_kept_back(each: KeptBack, zone: str) -> str:
+    name = "the mail server" if each.name == "relay" else each.name
+    if each.refuses_since is None:
+        until = f"nothing until {local(each.until, zone)}, then less" if each.until else "less than is due"
+        return f"Slowed: {name} wants less mail: {until}. It said: {each.reply}"
+    again = f"one letter is tried {local(each.until, zone)}" if each.until else "one letter is tried next"
+    return (
+        f"Kept back: {name} refuses us since {local(each.refuses_since, zone)}; {again}. It said: {each.reply}\n"
+        f"  Mend the cause; then `newsletter start {each.name}` lets all go on, and"
+        " `newsletter deliveries release --all` what was refused."
+    )
 
 
 def explain(

@@ -17,6 +17,8 @@ LONGEST_PAUSE = timedelta(hours=4)
 JITTER = 0.2
 """A pause is up to this much shorter or longer, so that letters refused together do not return together."""
 
+_MOST_DOUBLINGS = 30
+
 MAX_ATTEMPTS = 25
 """Attempts in all, the first included: the last of them is made about three days after the first."""
 
@@ -34,15 +36,21 @@ def next_attempt(attempt: int, *, now: datetime, seed: str) -> datetime | None:
         raise ValueError(message)
     if attempt >= MAX_ATTEMPTS:
         return None
-    doublings: int = 2 ** (attempt - 1)
-    pause = min(FIRST_PAUSE * doublings, LONGEST_PAUSE)
+    return now + doubled(FIRST_PAUSE, doublings=attempt - 1, longest=LONGEST_PAUSE, seed=f"{seed}:{attempt}")
+
+
+def doubled(first: timedelta, *, doublings: int, longest: timedelta, seed: str) -> timedelta:
+    """A pause that was doubled so many times, with the jitter that `seed` decides; from `first` to `longest`."""
+    # Bounded before it is doubled: no float holds what comes of a thousand doublings.
+    factor: int = 2 ** min(doublings, _MOST_DOUBLINGS)
+    pause = min(first * factor, longest)
     # The ends are cut off before drawing: cut off afterwards, half of all first retries would fall together.
-    shortest = max(pause * (1 - JITTER), FIRST_PAUSE)
-    longest = min(pause * (1 + JITTER), LONGEST_PAUSE)
-    return now + shortest + (longest - shortest) * _fraction(f"{seed}:{attempt}")
+    shortest_drawn = max(pause * (1 - JITTER), first)
+    longest_drawn = min(pause * (1 + JITTER), longest)
+    return shortest_drawn + (longest_drawn - shortest_drawn) * fraction(seed)
 
 
-def _fraction(text: str) -> float:
+def fraction(text: str) -> float:
     """A number from 0 to 1 that looks random and is the same on every machine, unlike `hash`."""
     drawn = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")
     return drawn / (2**48 - 1)

@@ -10,7 +10,7 @@ import structlog
 from newsletter.errors import DatabaseUnavailable
 from newsletter.service.composing import CONFIRM_WITHIN
 from newsletter.service.publishing import Publishing
-from newsletter.store import deliveries, revisions, subscriptions
+from newsletter.store import deliveries, destinations, revisions, subscriptions
 from newsletter.store.database import Database
 from newsletter.tokens import TokenSigner
 
@@ -18,6 +18,10 @@ log = structlog.get_logger()
 
 DETAILS_KEPT = timedelta(days=90)
 NOTICES_KEPT = timedelta(days=31)
+CALM_FOR = timedelta(days=1)
+TROUBLE_KEPT = timedelta(days=7)
+"""A destination that was slowed down, or refused us now and then, and of which nothing was heard since."""
+
 _BATCH = 200
 
 
@@ -46,6 +50,7 @@ class Housekeeping:
         emptied = self._empty_details(now=now, stop=stop)
         with self._database.write() as connection:
             forgotten = subscriptions.forget_notices(connection, before=now - NOTICES_KEPT)
+            destinations.forget_destinations(connection, calm_for=CALM_FOR, troubled_for=TROUBLE_KEPT)
             revisions.note_signing_key(connection, self._signer.key_id, now=now)
         if erased or forgotten or emptied:
             log.info("house_kept", unconfirmed_erased=erased, notices_forgotten=forgotten, details_emptied=emptied)

@@ -12,7 +12,9 @@ from sqlalchemy import Connection, and_, func, select
 from newsletter.domain import delivery as deliveries
 from newsletter.domain import subscription as subscriptions
 from newsletter.domain.subscription import SubscriptionId
+from newsletter.store import destinations
 from newsletter.store.deliveries import Delivery, deliveries_of, letter_totals, open_letters, stopped
+from newsletter.store.destinations import warm_up_progress
 from newsletter.store.subscriptions import (
     Event,
     Subscriber,
@@ -32,6 +34,7 @@ __all__ = [
     "Delivery",
     "Dossier",
     "Event",
+    "KeptBack",
     "SequenceCount",
     "Status",
     "Subscriber",
@@ -42,7 +45,10 @@ __all__ = [
     "open_letters",
     "sequence_counts",
     "status",
+    "warm_up_progress",
 ]
+
+_MOST_KEPT_BACK = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,7 @@ class Status:
         lag_seconds: how far the email that waits longest is behind, in business time; 0 where none waits.
         next_due_at: when the next letter is due, or an email that waits is tried.
         workers: those with a living lease.
+        kept_back: destinations that are slowed, or whose circuit is open, the worst first.
     """
 
     sending: bool
@@ -63,6 +70,24 @@ class Status:
     next_due_at: datetime | None
     possibly_doubled: int
     workers: int
+    kept_back: list[KeptBack]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptBack:
+    """A destination that gets fewer letters than are due, or none; its instants are real time.
+
+    Attributes:
+        name: a domain, or "relay": the mail server itself.
+        refuses_since: its circuit is open since; None where it is only slowed.
+        until: when something is tried again; None where something may leave.
+        reply: what it said last, without addresses.
+    """
+
+    name: str
+    refuses_since: datetime | None
+    until: datetime | None
+    reply: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +130,16 @@ def status(connection: Connection, *, now: datetime) -> Status:
         next_due_at=min((at for at in coming if at is not None), default=None),
         possibly_doubled=connection.scalar(doubled) or 0,
         workers=connection.scalar(living) or 0,
+        kept_back=_kept_back(connection),
     )
+
+
+def _kept_back(connection: Connection) -> list[KeptBack]:
+    at = destinations.database_now(connection)
+    return [
+        KeptBack(name=each.name, refuses_since=each.opened_at, until=each.kept_until(now=at), reply=each.reply)
+        for each in destinations.list_kept_back(connection, limit=_MOST_KEPT_BACK)
+    ]
 
 
 def sequence_counts(connection: Connection) -> dict[str, SequenceCount]:

@@ -234,6 +234,42 @@ worker = Table(
     Column("host", Text, nullable=False),
     Column("lease_until", UtcDateTime, nullable=False),  # by the database's clock
     Column("started_at", UtcDateTime, nullable=False),
+    Column("connections", Integer, nullable=False, server_default="0"),  # that it has, or may open
+)
+
+TROUBLED = "level > 0 OR refusals > 0"
+
+destination = Table(
+    "destination",
+    metadata,
+    Column("name", String(255), primary_key=True),  # a recipient's domain, or "relay": the mail server itself
+    # All instants are those of the database's clock.
+    Column("free_at", UtcDateTime),
+    Column("queued_until", UtcDateTime),
+    Column("level", SmallInteger, nullable=False, server_default="0"),
+    Column("slowed_until", UtcDateTime),
+    Column("refusals", Integer, nullable=False, server_default="0"),
+    Column("closures", Integer, nullable=False, server_default="0"),
+    Column("opened_at", UtcDateTime),
+    Column("retry_at", UtcDateTime),
+    Column("tried_at", UtcDateTime),
+    Column("changed_at", UtcDateTime),
+    Column("reply", Text, nullable=False, server_default=""),
+    CheckConstraint("level BETWEEN 0 AND 8", name="level"),
+    CheckConstraint("(opened_at IS NULL) = (retry_at IS NULL)", name="retry_at"),
+    CheckConstraint("opened_at IS NULL OR refusals >= 5", name="opened_at"),
+    Index("ix_destination_troubled", "name", postgresql_where=text(TROUBLED), sqlite_where=text(TROUBLED)),
+)  # fmt: skip
+
+warm_up = Table(
+    "warm_up",
+    metadata,
+    Column("plan", Text, primary_key=True),
+    Column("day", Integer, nullable=False),  # the first is 1
+    Column("local_date", Date, nullable=False),
+    Column("sent", Integer, nullable=False),
+    CheckConstraint("day >= 1", name="day"),
+    CheckConstraint("sent >= 0", name="sent"),
 )
 
 switch = Table(

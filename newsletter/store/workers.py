@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, delete, exists, insert, select, update
 
+from newsletter.domain.sharing import share_of
 from newsletter.store.deliveries import OWNED
 from newsletter.store.tables import delivery, worker
 from newsletter.store.types import DatabaseNow
@@ -22,6 +23,28 @@ def renew_lease(connection: Connection, identifier: str, *, lease: timedelta) ->
     """Let a worker's lease run anew; False where the worker was struck off."""
     statement = update(worker).where(worker.c.id == identifier).values(lease_until=DatabaseNow(lease))
     return connection.execute(statement).rowcount == 1
+
+
+def share_connections(connection: Connection, identifier: str, *, most: int, wanted: int, in_use: int) -> int:
+    """Say how many connections to the mail server a worker may have beside the others whose lease lives.
+
+    Written down is what it still has, where that is more: nobody is given what another one has not closed. A worker
+    that was struck off may have none.
+    """
+    lives = (worker.c.lease_until >= DatabaseNow()).label("lives")
+    # All rows and in their order: two who ask at the same time must not both be given the rest.
+    rows = connection.execute(
+        select(worker.c.id, worker.c.connections, lives).order_by(worker.c.id).with_for_update()
+    ).all()
+    own = [row.connections for row in rows if row.id == identifier]
+    if not own:
+        return 0
+    others = [row.connections for row in rows if row.id != identifier and row.lives]
+    share = share_of(most, wanted=wanted, others=others)
+    held = max(share, min(in_use, own[0]))
+    if held != own[0]:
+        connection.execute(update(worker).where(worker.c.id == identifier).values(connections=held))
+    return share
 
 
 def strike_off_worker(connection: Connection, identifier: str) -> bool:

@@ -8,14 +8,16 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, insert, make_url, text
 from typer.main import get_command
 
 from newsletter.cli import app
+from newsletter.store import tables
 from tests.journeys.conftest import MONDAY, THURSDAY, OpenBooks, OpenProgram, SeededDatabase
 from tests.journeys.content import SERIES, STEPS, write_content
 from tests.support.program import HOST, Finished, Program, free_port
@@ -105,6 +107,7 @@ def commands() -> set[tuple[str, ...]]:
 REFUSALS = (
     call(f"subscribers show {NOBODY}", "No subscriber has this address"),
     call("subscribers show nonsense", "@"),
+    call("start example.org", "Nothing is kept back from example.org"),
     call("subscribers add nonsense", "@"),
     call(f"subscribers add {NOBODY} --sequence nothing", "not offered"),
     call(f"subscribers add {NOBODY} --timezone Mars/Base", "Europe/Berlin"),
@@ -240,6 +243,8 @@ UNFIT = {
     "a mail address that cannot be": Unfit(
         "worker --drain", {"mail_url": f"smtp://letters:{PASSWORD}@mail.example.org:seventy"}, "MAIL_URL"
     ),
+    "a rate of zero": Unfit("worker --drain", {"send_rate": "gmail.com=0/second"}, "NEWSLETTER_SEND_RATE: '0/second'"),
+    "a warm-up that never begins": Unfit("run", {"warm_up": "0,100"}, "NEWSLETTER_WARM_UP: '0'"),
     "no database address": Unfit("status", {"database_url": "nonsense"}, "DATABASE_URL"),
     "an unknown kind of database": Unfit("status", {"database_url": "mysql://root@localhost/x"}, "mysql"),
     "a folder that is not there": Unfit("status", {"database_url": "sqlite:////nowhere/newsletter.db"}, "nowhere"),
@@ -294,6 +299,32 @@ def test_a_port_that_is_taken_is_named(seeded_sqlite: SeededDatabase, open_progr
         finished = program.command("run", "--port", str(port))
     assert is_one_clear_line(finished, str(port))
     assert program.json("status")["workers"] == 0
+
+
+def test_a_destination_that_refuses_us_is_shown_until_the_operator_says_that_all_is_well(
+    seeded_sqlite: SeededDatabase, open_program: OpenProgram
+):
+    """`status` says who refuses us, since when and in which words; `start DESTINATION` ends it."""
+    url = seeded_sqlite(1)
+    program = open_program(url, warm_up="50,100")
+    engine = create_engine(url)
+    at = datetime.now(UTC)
+    with engine.begin() as connection:
+        refuses = {"refusals": 5, "closures": 1, "opened_at": at, "retry_at": at + timedelta(hours=1)}
+        connection.execute(insert(tables.destination).values(name="gmail.com", reply="550 5.7.26 No", **refuses))
+        slowed = {"level": 2, "slowed_until": at + timedelta(hours=1), "reply": "421 4.3.2 Later"}
+        connection.execute(insert(tables.destination).values(name="relay", **slowed))
+    engine.dispose()
+    said = program.do("status")
+    assert "Kept back: gmail.com refuses us since" in said
+    assert "550 5.7.26 No" in said
+    assert "Slowed: the mail server wants less mail: nothing until" in said
+    assert "Warm-up, day 1 of 2: 50 letters may still leave today" in said
+    found = program.json("status")
+    assert [each["name"] for each in found["kept_back"]] == ["relay", "gmail.com"]
+    assert found["warm_up"] == {"day": 1, "days": 2, "left": 50}
+    assert program.do("start", "gmail.com", "relay") == "Sending goes on to gmail.com, relay.\n"
+    assert program.json("status")["kept_back"] == []
 
 
 # --- the database ---------------------------------------------------------------------------------

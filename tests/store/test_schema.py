@@ -263,6 +263,8 @@ class TestTheRest:
             ("switch", {"name": "sending", "is_on": True, "at": NOW}),
             ("signing_key", {"key_id": "abc123", "last_signed_at": NOW}),
             ("worker", {"id": "worker-1", "host": "here", "lease_until": NOW, "started_at": NOW}),
+            ("destination", {"name": "gmail.com"}),
+            ("warm_up", {"plan": "50,100", "day": 1, "local_date": date(2026, 11, 23), "sent": 0}),
             (
                 "revision",
                 {"number": 1, "published_at": NOW, "digest": "d", "outlines": {}, "snapshot": "{}"},
@@ -278,6 +280,22 @@ class TestTheRest:
         with pytest.raises(Conflict), store.write() as connection:
             connection.execute(insert(named).values(values))
         assert store.count(table) == 1
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"level": 9},
+            {"level": -1},
+            {"refusals": 5, "opened_at": NOW},
+            {"refusals": 5, "retry_at": NOW},
+            {"refusals": 4, "opened_at": NOW, "retry_at": NOW},
+        ],
+        ids=str,
+    )
+    def test_an_impossible_destination_is_refused(self, store: Store, values: dict[str, Any]):
+        """A circuit is open after five refusals, and then it is known when a letter is tried."""
+        with pytest.raises(Conflict), store.write() as connection:
+            connection.execute(insert(tables.destination).values(name="gmail.com", **values))
 
     def test_revisions_are_numbered_from_one(self, store: Store):
         """There is no revision zero."""
