@@ -342,16 +342,15 @@ def waiting_state() -> ColumnElement[str]:
 
 def to_delivery(row: Sequence[Any]) -> Delivery:
     """A row of `COLUMNS` as what it says."""
-    values = list(row)
-    values[_KIND], values[_STATE] = _KINDS[values[_KIND]], _STATES[values[_STATE]]
+    values = dict(zip(_NAMES, row, strict=True))
+    values["kind"], values["state"] = _KINDS[values["kind"]], _STATES[values["state"]]
     return _assemble(values)
 
 
 _NAMES = [column.name for column in COLUMNS]
-_KIND, _STATE = _NAMES.index("kind"), _NAMES.index("state")
 _KINDS = {kind.value: kind for kind in Kind}
 _STATES = {state.value: state for state in State}
-_assemble = record_maker(Delivery, _NAMES)
+_assemble = record_maker(Delivery)
 
 
 def _one(connection: Connection, condition: ColumnElement[bool]) -> Delivery | None:

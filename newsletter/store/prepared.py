@@ -120,15 +120,15 @@ class Prepared(Generic[T]):
 
     def _prepare(self, dialect: Dialect) -> tuple[_Form, Callable[[Any], T]]:
         form, make = _Form(self._statement, dialect), self._make
-        converters = form.result_converters()
+        converters = [(at, each) for at, each in enumerate(form.result_converters()) if each is not None]
 
         def convert(row: Sequence[Any]) -> T:
-            return make(
-                [
-                    value if converter is None or value is None else converter(value)
-                    for converter, value in zip(converters, row, strict=True)
-                ]
-            )
+            values = list(row)
+            for at, converter in converters:
+                value = values[at]
+                if value is not None:
+                    values[at] = converter(value)
+            return make(values)
 
         prepared = form, lru_cache(maxsize=self._keep)(convert) if self._keep else convert
         self._forms[dialect.name] = prepared
@@ -321,12 +321,12 @@ def uuid_from_hex(text: str) -> UUID:
     return made
 
 
-def record_maker(record: type[T], names: Sequence[str]) -> Callable[[Sequence[Any]], T]:
-    """What makes a frozen dataclass of values in the order of `names`, several times as quick as its `__init__`."""
+def record_maker(record: type[T]) -> Callable[[dict[str, Any]], T]:
+    """What makes a frozen dataclass of its fields, all of them, several times as quick as its `__init__`."""
 
-    def make(values: Sequence[Any]) -> T:
+    def make(fields: dict[str, Any]) -> T:
         made = object.__new__(record)
-        made.__dict__.update(zip(names, values, strict=True))
+        made.__dict__.update(fields)
         return made
 
     return make

@@ -28,7 +28,7 @@ from newsletter.domain.delivery import Kind
 from newsletter.domain.delivery import State as DeliveryState
 from newsletter.domain.progress import Place
 from newsletter.domain.subscription import Action, State, SubscriberId, SubscriptionId, after
-from newsletter.store.prepared import Prepared, PreparedUpdate, among
+from newsletter.store.prepared import Prepared, PreparedUpdate, among, record_maker
 from newsletter.store.statements import insert_or_nothing
 from newsletter.store.tables import (
     delivery,
@@ -482,7 +482,7 @@ def _slot_values(slot: Slot) -> Mapping[str, Any]:
 def _to_subscriber(row: Sequence[Any]) -> Subscriber:
     values = dict(zip(_SUBSCRIBER_COLUMNS, row, strict=True))
     slot = _slot(values.pop("weekday"), values.pop("at"), values.pop("timezone"))
-    return Subscriber(slot=slot, **values)
+    return _subscriber({"slot": slot, **values})
 
 
 @lru_cache(maxsize=4096)
@@ -493,9 +493,13 @@ def _slot(weekday: int, at: str, timezone: str) -> Slot:
 
 def _to_subscription(row: Sequence[Any]) -> Subscription:
     values = dict(zip(_SUBSCRIPTION_COLUMNS, row, strict=True))
-    return Subscription(**{**values, "state": State(values["state"])})
+    values["state"] = _STATES[values["state"]]
+    return _subscription(values)
 
 
+_STATES = {state.value: state for state in State}
+_subscriber = record_maker(Subscriber)
+_subscription = record_maker(Subscription)
 _SUBSCRIBER_COLUMNS = tuple(column.name for column in subscriber.columns)
 _SUBSCRIPTION_COLUMNS = tuple(column.name for column in subscription.columns)
 
