@@ -31,6 +31,7 @@ from newsletter.service.recording import Recorder
 from newsletter.service.rescuing import Rescuing
 from newsletter.service.staying import Staying
 from newsletter.service.subscribing import Subscribing
+from newsletter.service.waking import Waking
 from newsletter.settings import Late, OnUncertain, Replies, Settings
 from newsletter.store import revisions
 from newsletter.store.database import Database
@@ -58,6 +59,7 @@ class App:
     planning: Planning
     office: Office
     rescuing: Rescuing
+    waking: Waking
     housekeeping: Housekeeping
     overseeing: Overseeing
     previewing: Previewing
@@ -138,6 +140,7 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
             skip_late=settings.late is Late.SKIP,
         ),
         rescuing=Rescuing(database=database, recorder=recorder),
+        waking=Waking(database=database),
         housekeeping=Housekeeping(database=database, publishing=publishing, signer=signer),
         overseeing=Overseeing(database=database, editions=editions, signer=signer),
         previewing=Previewing(editions=editions, composer=composer, slot=settings.default_slot),

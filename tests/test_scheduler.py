@@ -14,9 +14,10 @@ from structlog.testing import capture_logs
 from newsletter import scheduler
 from newsletter.errors import DatabaseUnavailable
 from newsletter.liveness import default_folder, is_known_dead
-from newsletter.scheduler import Scheduler, Worker, drain
+from newsletter.scheduler import Scheduler, drain
 from newsletter.service.planning import Planning
 from newsletter.service.rescuing import Rescuing
+from newsletter.worker import Worker
 from tests.support.building import House
 from tests.support.smtp_server import Delay, Reply, SmtpServer
 
@@ -207,7 +208,7 @@ def test_one_failing_tick_does_not_hold_up_the_others(
 
 def test_the_heart_survives_any_exception(house: House, start, monkeypatch: pytest.MonkeyPatch):
     """Whatever renewing the lease raised, the next beat renews it, and enters a worker that was struck off."""
-    monkeypatch.setattr(scheduler, "RENEW_EVERY", TICK)
+    monkeypatch.setattr("newsletter.worker.RENEW_EVERY", TICK)
     calls = failing_at_first(
         monkeypatch, Rescuing, "renew", DatabaseUnavailable("away"), ValueError("odd"), MemoryError(), AssertionError()
     )
