@@ -196,6 +196,9 @@ def configure_logging(*, json: bool, log_all: bool = True) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     # A tick that finds the one before it still at work is no news.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    # A database that is away fills pages here; `cluster` says it in one line.
+    logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 def _dkim_signers(settings: Settings) -> tuple[DkimSigner, ...]:

@@ -39,6 +39,7 @@ LONGEST_JOB = timedelta(seconds=30)
 
 _PAUSE_SECONDS = 1.0
 _CONNECTIONS = 4
+_CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +82,8 @@ class Cluster:
             _Task(name="newsletter:send-to-people", queue=PEOPLE, run=self._send_to_people, cron="* * * * * *"),
             _Task(name=SEND_LETTERS, queue=LETTERS, run=self._send_letters),
             _Task(name="newsletter:keep-house", queue=UPKEEP, run=self._keep_house, cron="*/10 * * * *"),
-            _Task(name="newsletter:retry-stalled", queue=UPKEEP, run=self._retry_stalled, cron="* * * * * */10"),
-        )  # fmt: skip
+            _Task(name="newsletter:retry-stalled", queue=UPKEEP, run=self._retry_stalled, cron=_thrice(stalled_after)),
+        )
 
     def run(self) -> None:
         """Work until `stop` is set; then finish the letters in hand and give the rest back.
@@ -112,14 +113,17 @@ class Cluster:
                 await asyncio.to_thread(self._app.office.is_stopped)
                 await self._take_part(ended)
             except Exception as error:  # noqa: BLE001  (whatever it was, the fleet is joined anew)
-                log.warning("fleet_left", reason=str(error) or type(error).__name__)
+                log.warning("fleet_left", reason=str(error.__cause__ or error).strip() or type(error).__name__)
             await asyncio.wait([ended], timeout=_PAUSE_SECONDS)
         rescuing.cancel()
 
     async def _take_part(self, ended: asyncio.Task[bool]) -> None:
         """Run the three workers until the process is to end, or until one of them cannot go on."""
         connector = procrastinate.PsycopgConnector(
-            kwargs=self._app.database.driver_arguments(), min_size=1, max_size=_CONNECTIONS
+            kwargs=self._app.database.driver_arguments(),
+            min_size=1,
+            max_size=_CONNECTIONS,
+            timeout=_CONNECT_SECONDS,
         )
         sending, upkeep = self._jobs(connector, periodic=False), self._jobs(connector, periodic=True)
         over = asyncio.get_running_loop().create_future()
@@ -149,6 +153,9 @@ class Cluster:
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
+        if not ended.done():
+            # What it could not do, be it to beat or to listen, is kept from us; the database was away.
+            log.warning("fleet_left", reason="one of Procrastinate's workers gave up")
 
     def _jobs(self, connector: procrastinate.PsycopgConnector, *, periodic: bool) -> procrastinate.App:
         """The tasks; `periodic`: whose workers also defer, each once for the whole fleet, what has a time."""
@@ -210,6 +217,11 @@ class Cluster:
             await asyncio.to_thread(guarded(action, name))
         finally:
             self._at_work.discard(name)
+
+
+def _thrice(span: timedelta) -> str:
+    """Three times within a span of some seconds."""
+    return f"* * * * * */{max(1, int(span.total_seconds() / 3))}"
 
 
 class _Shift:
