@@ -23,6 +23,7 @@ log = structlog.get_logger()
 _LOOK_AGAIN_SECONDS = 0.1
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
+_MOST_DOUBLINGS = 6
 _STEADY_AFTER_SECONDS = 60.0
 """A child that has lived for so long is restarted as if it had never died before."""
 
@@ -78,7 +79,7 @@ class _Child:
     _code: int | None = field(default=None, init=False)
     _began: float = field(default=0.0, init=False)
     _begins_at: float = field(default=0.0, init=False)
-    _pause: float = field(default=_FIRST_PAUSE_SECONDS, init=False)
+    _deaths: int = field(default=0, init=False)
     _was_asked: bool = field(default=False, init=False)
 
     def is_done(self) -> bool:
@@ -122,7 +123,9 @@ class _Child:
 
     def _begin_later(self, code: int, now: float) -> None:
         if now - self._began >= _STEADY_AFTER_SECONDS:
-            self._pause = _FIRST_PAUSE_SECONDS
-        log.warning("process_ended", number=self.number, code=code, pause_seconds=self._pause)
-        self._begins_at = now + self._pause
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
+            self._deaths = 0
+        # Bounded before it is doubled: a child that dies for a year would make a number that no float can hold.
+        pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(self._deaths, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
+        self._deaths += 1
+        log.warning("process_ended", number=self.number, code=code, pause_seconds=pause)
+        self._begins_at = now + pause
