@@ -26,12 +26,14 @@ from procrastinate.jobs import Status
 from newsletter.bootstrap import App
 from newsletter.service.sending import Crew
 from newsletter.service.waking import LETTERS, SEND_LETTERS
-from newsletter.worker import RESCUE_EVERY, Worker, guarded
+from newsletter.worker import KEEP_HOUSE_EVERY, RESCUE_EVERY, Worker, guarded
 
 log = structlog.get_logger()
 
 PEOPLE = "newsletter-people"
 UPKEEP = "newsletter-upkeep"
+PLAN_EVERY = timedelta(seconds=5)
+SEND_TO_PEOPLE_EVERY = timedelta(seconds=1)
 HEARTBEAT = timedelta(seconds=10)
 STALLED_AFTER = timedelta(seconds=30)
 LONGEST_JOB = timedelta(seconds=30)
@@ -44,12 +46,12 @@ _CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What Procrastinate calls, and when: `cron` has a sixth field, the seconds."""
+    """What Procrastinate calls; `every`: at these times, once for the whole fleet."""
 
     name: str
     queue: str
     run: Callable[..., Any]
-    cron: str | None = None
+    every: timedelta | None = None
 
 
 class Cluster:
@@ -78,11 +80,11 @@ class Cluster:
         )
         self._at_work: set[str] = set()
         self._tasks = (
-            _Task(name="newsletter:plan", queue=UPKEEP, run=self._plan, cron="* * * * * */5"),
-            _Task(name="newsletter:send-to-people", queue=PEOPLE, run=self._send_to_people, cron="* * * * * *"),
+            _Task(name="newsletter:plan", queue=UPKEEP, run=self._plan, every=PLAN_EVERY),
+            _Task(name="newsletter:send-to-people", queue=PEOPLE, run=self._send_to_people, every=SEND_TO_PEOPLE_EVERY),
             _Task(name=SEND_LETTERS, queue=LETTERS, run=self._send_letters),
-            _Task(name="newsletter:keep-house", queue=UPKEEP, run=self._keep_house, cron="*/10 * * * *"),
-            _Task(name="newsletter:retry-stalled", queue=UPKEEP, run=self._retry_stalled, cron=_thrice(stalled_after)),
+            _Task(name="newsletter:keep-house", queue=UPKEEP, run=self._keep_house, every=KEEP_HOUSE_EVERY),
+            _Task(name="newsletter:retry-stalled", queue=UPKEEP, run=self._retry_stalled, every=stalled_after / 3),
         )
 
     def run(self) -> None:
@@ -98,24 +100,30 @@ class Cluster:
         try:
             asyncio.run(self._run())
         finally:
-            self.worker.stop.set()
-            for shift in (self._people, self._letters):
-                shift.close()
             self.worker.end()
             log.info("worker_stopped", worker=self.worker.id)
 
     async def _run(self) -> None:
         ended = asyncio.create_task(asyncio.to_thread(self.worker.stop.wait))
         rescuing = asyncio.create_task(self._rescue())
-        while not ended.done():
-            try:
-                # Asked first: whoever opens a pool while the database is away waits far longer than it takes to return.
-                await asyncio.to_thread(self._app.office.is_stopped)
-                await self._take_part(ended)
-            except Exception as error:  # noqa: BLE001  (whatever it was, the fleet is joined anew)
-                log.warning("fleet_left", reason=str(error.__cause__ or error).strip() or type(error).__name__)
-            await asyncio.wait([ended], timeout=_PAUSE_SECONDS)
-        rescuing.cancel()
+        try:
+            while not ended.done():
+                await self._join(ended)
+                await asyncio.wait([ended], timeout=_PAUSE_SECONDS)
+        finally:
+            self.worker.stop.set()
+            rescuing.cancel()
+            for shift in (self._people, self._letters):
+                await shift.end()
+
+    async def _join(self, ended: asyncio.Task[bool]) -> None:
+        """Take part in the fleet's work for as long as that goes well."""
+        try:
+            # Asked first: who opens a pool while the database is away waits longer than until it is back.
+            await asyncio.to_thread(self._app.office.is_stopped)
+            await self._take_part(ended)
+        except Exception as error:  # noqa: BLE001  (whatever it was, the fleet is joined anew)
+            log.warning("fleet_left", reason=str(error.__cause__ or error).strip() or type(error).__name__)
 
     async def _take_part(self, ended: asyncio.Task[bool]) -> None:
         """Run the three workers until the process is to end, or until one of them cannot go on."""
@@ -162,8 +170,8 @@ class Cluster:
         jobs = procrastinate.App(connector=connector)
         for task in self._tasks:
             made = jobs.task(name=task.name, queue=task.queue, queueing_lock=task.name, pass_context=True)(task.run)
-            if periodic and task.cron:
-                jobs.periodic(cron=task.cron)(made)
+            if periodic and task.every:
+                jobs.periodic(cron=_cron(task.every))(made)
         return jobs
 
     # What the jobs do
@@ -219,9 +227,10 @@ class Cluster:
             self._at_work.discard(name)
 
 
-def _thrice(span: timedelta) -> str:
-    """Three times within a span of some seconds."""
-    return f"* * * * * */{max(1, int(span.total_seconds() / 3))}"
+def _cron(every: timedelta) -> str:
+    """An interval that divides a minute or an hour, as Procrastinate wants it: the sixth field is the seconds."""
+    minute = timedelta(minutes=1)
+    return f"* * * * * */{every // timedelta(seconds=1)}" if every < minute else f"*/{every // minute} * * * *"
 
 
 class _Shift:
@@ -250,6 +259,8 @@ class _Shift:
         await asyncio.wait(waited_for, timeout=LONGEST_JOB.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
         return self._work.done() or self.over.done()
 
-    def close(self) -> None:
-        """Wait until the crew has ended."""
+    async def end(self) -> None:
+        """Wait until the crew has ended, which it does as soon as the process is to end."""
+        if self._work is not None:
+            await self._work
         self._thread.shutdown()

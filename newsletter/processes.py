@@ -96,7 +96,7 @@ class _Child:
             return False
         self._process = None
         if code < 0 or self.for_ever:
-            self._begin_later(code, now)
+            self._begin_later(now, reason=f"exit code {code}")
             return False
         self._code = code
         return True
@@ -114,18 +114,23 @@ class _Child:
         return self._code in (None, 0) or (self._was_asked and self._code == -signal.SIGTERM)
 
     def _begin(self, now: float) -> None:
-        # Ctrl-C at the terminal is for the parent, which passes it on.
-        self._process = subprocess.Popen(  # noqa: S603  (the words are our own)
-            self.words, pass_fds=(self.pipe,), stdin=subprocess.DEVNULL, process_group=0
-        )
         self._began = now
-        log.info("process_started", number=self.number, pid=self._process.pid)
+        try:
+            # Ctrl-C at the terminal is for the parent, which passes it on.
+            self._process = subprocess.Popen(  # noqa: S603  (the words are our own)
+                self.words, pass_fds=(self.pipe,), stdin=subprocess.DEVNULL, process_group=0
+            )
+        except OSError as error:
+            # The machine has no room for another one; what is there goes on.
+            self._begin_later(now, reason=str(error))
+        else:
+            log.info("process_started", number=self.number, pid=self._process.pid)
 
-    def _begin_later(self, code: int, now: float) -> None:
+    def _begin_later(self, now: float, *, reason: str) -> None:
         if now - self._began >= _STEADY_AFTER_SECONDS:
             self._deaths = 0
         # Bounded before it is doubled: a child that dies for a year would make a number that no float can hold.
         pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(self._deaths, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
         self._deaths += 1
-        log.warning("process_ended", number=self.number, code=code, pause_seconds=pause)
+        log.warning("process_ended", number=self.number, reason=reason, pause_seconds=pause)
         self._begins_at = now + pause

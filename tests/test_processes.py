@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
 import time
 from pathlib import Path
 from threading import Event, Thread
@@ -64,7 +66,22 @@ def test_who_dies_is_started_again_after_growing_pauses(monkeypatch: pytest.Monk
     assert not thread.is_alive()
     ended = [line for line in logs if line["event"] == "process_ended"]
     assert [line["pause_seconds"] for line in ended[:4]] == [0.01, 0.02, 0.04, 0.04]
-    assert {line["code"] for line in ended} == {2}
+    assert {line["reason"] for line in ended} == {"exit code 2"}
+
+
+def test_a_machine_without_room_is_asked_again(monkeypatch: pytest.MonkeyPatch):
+    """The process cannot be started at first: it is tried again, and the parent goes on."""
+    monkeypatch.setattr(processes, "_FIRST_PAUSE_SECONDS", 0.01)
+    usual = subprocess.Popen
+    refusals = [OSError(errno.EAGAIN, "No room"), OSError(errno.ENOMEM, "No memory")]
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: _fail(refusals.pop()) if refusals else usual(*a, **k))
+    with capture_logs() as logs:
+        assert not run_children(UNKNOWN, number=1, for_ever=False, stop=Event())
+    assert [line["event"] for line in logs] == ["process_ended", "process_ended", "process_started"]
+
+
+def _fail(error: OSError) -> None:
+    raise error
 
 
 def test_the_end_of_a_parent_is_noticed():

@@ -15,6 +15,7 @@ from newsletter import scheduler
 from newsletter.errors import DatabaseUnavailable
 from newsletter.liveness import default_folder, is_known_dead
 from newsletter.scheduler import Scheduler, drain
+from newsletter.service.desk import Office
 from newsletter.service.planning import Planning
 from newsletter.service.rescuing import Rescuing
 from newsletter.worker import Worker
@@ -273,6 +274,15 @@ def test_draining_does_not_wait_for_what_was_put_off(house: House, readers, post
     post.script("rcpt", Reply(451, "4.7.1 Later"), times=1)
     assert drain(house.app) is True
     assert states(house) == ["planned"] + ["sent"] * 4
+
+
+def test_draining_waits_for_what_others_have_in_hand(house: House, monkeypatch: pytest.MonkeyPatch):
+    """Nothing to take, and less is due each time: another worker is at it. As much as before: nobody is."""
+    monkeypatch.setattr(scheduler, "GIVE_UP_DRAINING_AFTER", timedelta())
+    for counts, ended in (([3, 2, 1, 0], True), ([3, 2, 2], False)):
+        due = iter(counts)
+        monkeypatch.setattr(Office, "count_due", lambda *_, due=due, **__: next(due))
+        assert drain(house.app) is ended
 
 
 def test_draining_can_be_stopped(house: House, readers, post: SmtpServer):

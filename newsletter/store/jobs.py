@@ -118,10 +118,8 @@ def _note_version(connection: Connection, name: str) -> None:
 
 
 def _run(connection: Connection, script: str) -> None:
-    """Several statements at once, which only the driver itself takes; the transaction is the same."""
-    if not connection.in_transaction():
-        connection.begin()
-    _driver(connection).execute(script)
+    """Several statements at once: the driver takes them where there are no parameters to look for."""
+    connection.exec_driver_sql(script, execution_options={"no_parameters": True})
 
 
 def _driver(connection: Connection) -> Any:  # noqa: ANN401  (psycopg's connection; psycopg is in an extra)

@@ -134,6 +134,7 @@ def in_hand(books: Books, host: Running) -> int:
     return len([row for row in books.deliveries() if is_in_hand_of(row, host)])
 
 
+@pytest.mark.covered
 def test_what_people_wait_for_never_waits_behind_letters(
     seeded_postgres: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer
 ):

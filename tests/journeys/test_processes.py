@@ -54,7 +54,7 @@ def test_two_processes_send_each_letter_once_and_the_dead_one_is_replaced(
 
     found = compare(smtp_server, books)
     assert (found.lost, found.unflagged, found.held) == ([], [], 0)
-    assert re.search(r"process_ended .*code=-9", parent.log)
+    assert re.search(r"process_ended .*exit code -9", parent.log)
     assert parent.terminate() == 0
     assert [pid for pid in children(parent) if is_alive(pid)] == []
     assert books.workers() == 0
@@ -93,6 +93,7 @@ def test_children_do_not_outlive_their_parent(
     assert books.workers() == 0
 
 
+@pytest.mark.covered
 def test_draining_ends_when_every_process_found_nothing_left(
     seeded_sqlite: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer
 ):
