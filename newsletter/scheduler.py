@@ -76,7 +76,7 @@ def drain(app: App, *, stop: Event | None = None) -> bool:
         stop: ends it early; the letter in hand is finished.
 
     Returns:
-        Whether nothing was left due; False after a minute without an acceptance while something was.
+        Whether nothing was left due; False after a minute in which nothing of it was accepted.
     """
     worker = Worker(app, stop=stop)
     worker.begin()
@@ -89,7 +89,7 @@ def drain(app: App, *, stop: Event | None = None) -> bool:
 
 def _drain(app: App, worker: Worker) -> bool:
     last_progress = time.monotonic()
-    fewest: int | None = None
+    before: int | None = None
     while not worker.stop.is_set():
         worker.rescue()
         planned = worker.plan()
@@ -101,12 +101,12 @@ def _drain(app: App, worker: Worker) -> bool:
         due = app.office.count_due(now=app.clock.now())
         if due == 0:
             return True
-        if fewest is None or due < fewest:
+        if before is None or due < before:
             # What another worker has in hand is on its way, however long ours has found nothing to take.
-            last_progress = last_progress if fewest is None else time.monotonic()
-            fewest = due
+            last_progress = time.monotonic()
         elif time.monotonic() - last_progress > GIVE_UP_DRAINING_AFTER.total_seconds():
             return False
+        before = due
         worker.stop.wait(_DRAIN_PAUSE_SECONDS)
     return app.office.count_due(now=app.clock.now()) == 0
 
