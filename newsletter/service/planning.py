@@ -99,7 +99,8 @@ class _Batch:
             reader = replace(reader, paused_until=None)
         due = sorted(filter(self._is_due, records), key=self._urgency)
         missing = [record for record in due if record.id not in self._places]
-        self._places |= subscriptions.places(self._connection, missing)
+        if missing:
+            self._places |= subscriptions.places(self._connection, missing)
         return sum(self._plan_one(reader, record, records, self._places) for record in due)
 
     def _urgency(self, record: Subscription) -> tuple[bool, bool, datetime]:
