@@ -77,7 +77,7 @@ def test_two_hosts_share_a_crowd_and_plan_once(
     program = open_program(seeded_postgres(CROWD), smtp_connections=CONNECTIONS)
     program.set_clock(MONDAY)
     books = open_books(program)
-    hosts = [program.start("cluster", "worker") for _ in range(2)]
+    hosts = [program.start("cluster", "worker"), program.start("cluster", "worker", "--processes", "2")]
     wait_until_all_work(program, hosts)
     watch_jobs(program)
     began = time.time()
