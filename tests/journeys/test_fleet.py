@@ -70,6 +70,7 @@ def watch_jobs(program: Program) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_two_hosts_share_a_crowd_and_plan_once(
     seeded_postgres: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer
 ):
@@ -103,6 +104,7 @@ def test_two_hosts_share_a_crowd_and_plan_once(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_host_that_is_killed_loses_nothing_and_its_job_is_retried(
     seeded_postgres: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer
 ):
