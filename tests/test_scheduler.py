@@ -14,9 +14,11 @@ from structlog.testing import capture_logs
 from newsletter import scheduler
 from newsletter.errors import DatabaseUnavailable
 from newsletter.liveness import default_folder, is_known_dead
-from newsletter.scheduler import Scheduler, Worker, drain
+from newsletter.scheduler import Scheduler, drain
+from newsletter.service.desk import Office
 from newsletter.service.planning import Planning
 from newsletter.service.rescuing import Rescuing
+from newsletter.worker import Worker
 from tests.support.building import House
 from tests.support.smtp_server import Delay, Reply, SmtpServer
 
@@ -207,7 +209,7 @@ def test_one_failing_tick_does_not_hold_up_the_others(
 
 def test_the_heart_survives_any_exception(house: House, start, monkeypatch: pytest.MonkeyPatch):
     """Whatever renewing the lease raised, the next beat renews it, and enters a worker that was struck off."""
-    monkeypatch.setattr(scheduler, "RENEW_EVERY", TICK)
+    monkeypatch.setattr("newsletter.worker.RENEW_EVERY", TICK)
     calls = failing_at_first(
         monkeypatch, Rescuing, "renew", DatabaseUnavailable("away"), ValueError("odd"), MemoryError(), AssertionError()
     )
@@ -272,6 +274,15 @@ def test_draining_does_not_wait_for_what_was_put_off(house: House, readers, post
     post.script("rcpt", Reply(451, "4.7.1 Later"), times=1)
     assert drain(house.app) is True
     assert states(house) == ["planned"] + ["sent"] * 4
+
+
+def test_draining_waits_for_what_others_have_in_hand(house: House, monkeypatch: pytest.MonkeyPatch):
+    """Nothing to take, and less is due each time: another worker is at it. As much as before: nobody is."""
+    monkeypatch.setattr(scheduler, "GIVE_UP_DRAINING_AFTER", timedelta())
+    for counts, ended in (([3, 2, 1, 0], True), ([3, 2, 2], False)):
+        due = iter(counts)
+        monkeypatch.setattr(Office, "count_due", lambda *_, due=due, **__: next(due))
+        assert drain(house.app) is ended
 
 
 def test_draining_can_be_stopped(house: House, readers, post: SmtpServer):

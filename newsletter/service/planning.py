@@ -32,7 +32,13 @@ class Planning:
         self._editions = editions
         self._skip_late = skip_late
 
-    def plan_due(self, *, now: datetime, stop: Callable[[], bool] = lambda: False) -> int:
+    def plan_due(
+        self,
+        *,
+        now: datetime,
+        stop: Callable[[], bool] = lambda: False,
+        announce: Callable[[Connection], object] = lambda _: None,
+    ) -> int:
         """Plan every letter that is due.
 
         Doing it twice, or in two processes at once, changes nothing: the subscriber's row is locked, the
@@ -40,6 +46,7 @@ class Planning:
 
         Args:
             stop: asked between batches; the rest is planned another time.
+            announce: called in each transaction that has planned something.
 
         Returns:
             How many letters were planned.
@@ -53,7 +60,10 @@ class Planning:
                 readers = subscriptions.due_subscribers(connection, now=now, limit=_BATCH)
                 if not readers:
                     return planned
-                planned += _Batch(connection, edition, readers, skip_late=self._skip_late, now=now).plan()
+                batch = _Batch(connection, edition, readers, skip_late=self._skip_late, now=now).plan()
+                if batch:
+                    announce(connection)
+                planned += batch
         return planned
 
 
@@ -89,7 +99,8 @@ class _Batch:
             reader = replace(reader, paused_until=None)
         due = sorted(filter(self._is_due, records), key=self._urgency)
         missing = [record for record in due if record.id not in self._places]
-        self._places |= subscriptions.places(self._connection, missing)
+        if missing:
+            self._places |= subscriptions.places(self._connection, missing)
         return sum(self._plan_one(reader, record, records, self._places) for record in due)
 
     def _urgency(self, record: Subscription) -> tuple[bool, bool, datetime]:

@@ -85,21 +85,38 @@ class Database:
         Raises:
             DatabaseRefused: the schema is newer than this program, or the database cannot be written to.
         """
+        with self.migrating() as connection:
+            return self._migrate(connection)
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """A transaction that changes the schema; whoever else wants to change it waits.
+
+        Raises:
+            DatabaseRefused: the database cannot be written to.
+        """
         with _explained(self.url), self._engine.connect() as connection:
             if self.is_sqlite:
                 # Whoever else starts on the same file waits for the write lock, and finds it done.
-                with connection.execution_options(sqlite_begin="IMMEDIATE").begin():
-                    return self._migrate(connection)
+                writing = connection.execution_options(sqlite_begin="IMMEDIATE")
+                with writing.begin():
+                    yield writing
+                return
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
             connection.commit()
             try:
-                done = self._migrate(connection)
+                yield connection
                 connection.commit()
-                return done
             finally:
                 connection.rollback()
                 connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
                 connection.commit()
+
+    def driver_arguments(self) -> dict[str, Any]:
+        """What PostgreSQL's driver is called with to open a connection, for who has to open one itself."""
+        arguments = dict(self._engine.dialect.create_connect_args(self.url)[1])
+        arguments.pop("context", None)  # SQLAlchemy's own ways to read and write values
+        return arguments
 
     def check(self) -> None:
         """Make sure that this program and the schema fit.
