@@ -15,6 +15,7 @@ from newsletter.service import progression
 from newsletter.service.editions import Edition, Editions
 from newsletter.store import deliveries, subscriptions
 from newsletter.store.database import Connection, Database
+from newsletter.store.deliveries import Letter
 from newsletter.store.subscriptions import Subscriber, Subscription
 
 _BATCH = 200
@@ -83,15 +84,22 @@ class _Batch:
         self._open = set(deliveries.open_letters(connection, readers))
         due = [record for records in self._held.values() for record in records if self._is_due(record)]
         self._places = subscriptions.places(connection, due)
+        self._changes: list[tuple[Subscription, Subscription]] = []
+        self._letters: list[Letter] = []
 
     def plan(self) -> int:
-        """Plan for each reader in turn; how many letters."""
-        return sum(self._plan_reader(self._readers[identifier]) for identifier in sorted(self._readers))
+        """Plan for each reader in turn, then write it all down; how many letters."""
+        for identifier in sorted(self._readers):
+            self._plan_reader(self._readers[identifier])
+        moved = subscriptions.save_subscriptions(self._connection, self._changes)
+        # A subscription that somebody else has moved on in between has no letter to be planned.
+        letters = [letter for letter in self._letters if letter.subscription_id in moved]
+        return deliveries.plan_letters(self._connection, letters, now=self._now)
 
     def _is_due(self, record: Subscription) -> bool:
         return record.next_due_at is not None and record.next_due_at <= self._now
 
-    def _plan_reader(self, reader: Subscriber) -> int:
+    def _plan_reader(self, reader: Subscriber) -> None:
         records = self._held[reader.id]
         if any(record.state is State.PAUSED and self._is_due(record) for record in records):
             records = [self._resume(reader, record) for record in records]
@@ -101,7 +109,8 @@ class _Batch:
         missing = [record for record in due if record.id not in self._places]
         if missing:
             self._places |= subscriptions.places(self._connection, missing)
-        return sum(self._plan_one(reader, record, records, self._places) for record in due)
+        for record in due:
+            self._plan_one(reader, record, records, self._places)
 
     def _urgency(self, record: Subscription) -> tuple[bool, bool, datetime]:
         """Finite series first, then the one longest unserved."""
@@ -128,10 +137,10 @@ class _Batch:
         record: Subscription,
         siblings: list[Subscription],
         places: Mapping[UUID, Place],
-    ) -> int:
+    ) -> None:
         if record.id in self._open or record.next_due_at is None:
-            subscriptions.save_subscription(self._connection, record, replace(record, next_due_at=None))
-            return 0
+            self._changes.append((record, replace(record, next_due_at=None)))
+            return
         current, place = progression.catch_up(self._connection, self._edition, record, places[record.id])
         step = progression.upcoming(self._edition, current, place)
         if step is None:
@@ -143,31 +152,28 @@ class _Batch:
             later = first_slot_in_later_week(reader.slot, week=week, not_before=self._now)
             current = self._move(current, later, "moved", "cap")
         else:
-            return self._plan_letter(reader, record, current, step)
-        subscriptions.save_subscription(self._connection, record, current)
-        return 0
+            current = self._plan_letter(reader, record, current, step)
+        self._changes.append((record, current))
 
-    def _plan_letter(self, reader: Subscriber, record: Subscription, current: Subscription, step: Step) -> int:
+    def _plan_letter(self, reader: Subscriber, record: Subscription, current: Subscription, step: Step) -> Subscription:
         due_at = record.next_due_at or self._now
         next_try_at = due_at
         if is_late(due_at, now=self._now):
             next_try_at = waking_from(self._now, reader.slot.timezone)
             self._tell(record, "late", step=step.key, due_at=due_at.isoformat(), leaves_from=next_try_at.isoformat())
-        if not subscriptions.save_subscription(self._connection, record, replace(current, next_due_at=None)):
-            return 0
-        planned = deliveries.plan_letter(
-            self._connection,
-            subscriber_id=reader.id,
-            subscription_id=record.id,
-            sequence_key=record.sequence_key,
-            round=current.round,
-            step=step.identity,
-            due_at=due_at,
-            next_try_at=next_try_at,
-            now=self._now,
+        self._letters.append(
+            Letter(
+                subscriber_id=reader.id,
+                subscription_id=record.id,
+                sequence_key=record.sequence_key,
+                round=current.round,
+                step=step.identity,
+                due_at=due_at,
+                next_try_at=next_try_at,
+            )
         )
         self._open.add(record.id)
-        return int(planned)
+        return replace(current, next_due_at=None)
 
     def _week_is_taken(self, reader: Subscriber, record: Subscription, siblings: list[Subscription]) -> bool:
         """Whether another sequence has this reader's letter of the local week."""

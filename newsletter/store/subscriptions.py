@@ -310,8 +310,12 @@ def save_subscription(connection: Connection, before: Subscription, record: Subs
     return connection.execute(update(subscription).where(unmoved).values(changed)).rowcount == 1
 
 
-def save_subscriptions(connection: Connection, changes: Sequence[tuple[Subscription, Subscription]]) -> None:
-    """`save_subscription` for many, each (before, record), in one statement."""
+def save_subscriptions(connection: Connection, changes: Sequence[tuple[Subscription, Subscription]]) -> set[UUID]:
+    """`save_subscription` for many, each (before, record), in one statement.
+
+    Returns:
+        The ids of those that were written.
+    """
     rows = [
         {
             **{name: getattr(record, name) for name in _MOVING},
@@ -322,7 +326,7 @@ def save_subscriptions(connection: Connection, changes: Sequence[tuple[Subscript
         }
         for before, record in changes
     ]
-    _SAVE.run(connection, rows)
+    return _SAVE.run(connection, rows)
 
 
 def leave(connection: Connection, record: Subscription) -> bool:
