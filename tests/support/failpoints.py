@@ -1,0 +1,318 @@
+"""The real program with one fault on purpose: it dies, stops or stumbles at a step that has a name.
+
+    program.command("worker", faults=Faults(step="handed-after-commit"))     # SIGKILL by its own hand, code -9
+    program.start("worker", faults=Faults(haste=20))                         # leases of three seconds
+
+`python -m tests.support.failpoints WORDS…` is `newsletter WORDS…` after what the environment asks for was put in
+place. Nothing in the package knows of it. A transaction is known by what its statements write, so that the steps
+are there however the services are arranged; each of them has `-before-commit` and `-after-commit`:
+
+    enrolled    a worker takes its lease                    published   a revision goes live
+    planned     letters are written into the ledger         asked       somebody asked for letters
+    claimed     a batch is taken                            confirmed   somebody pressed the mail's button
+    handed      "handing over" is said of some              left        somebody unsubscribed
+    accepted    "accepted" is said of some                  rescued     what a lost worker held is judged
+
+Between transactions: `composed` (a letter is ready, nothing is said yet), `opened` (the mail server has greeted),
+`before-bytes` and `answered` (on both sides of a letter's way over the wire). The mail server of the tests knows
+the stages in between.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any, ClassVar
+
+TRANSACTIONS = ("enrolled", "planned", "claimed", "handed", "accepted", "rescued")
+"""What a worker commits, in the order in which a letter meets it."""
+FOR_PEOPLE = ("asked", "confirmed", "left", "published")
+"""What is committed while somebody waits for the answer."""
+MOMENTS = ("opened", "composed", "before-bytes", "answered")
+STEPS = (
+    *(f"{name}-{when}-commit" for name in (*TRANSACTIONS, *FOR_PEOPLE) for when in ("before", "after")),
+    *MOMENTS,
+)
+ACTIONS = ("kill", "stop", "raise")
+BREAKS = ("", "accepted-first", "never-in-doubt")
+_PREFIX = "FAULTS_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faults:
+    """What is to go wrong in one process.
+
+    Attributes:
+        step: one of `STEPS`, or empty for none.
+        action: what happens there: SIGKILL, SIGSTOP, or the error of a database that went away.
+        nth: at which passing of the step; it happens once.
+        haste: leases, and all waiting for mail servers, are so many times as short.
+        breaks: how the promise is broken: "accepted" is recorded before the bytes leave, or a letter whose worker
+            was lost in its handover is sent again as if nothing had been.
+    """
+
+    step: str = ""
+    action: str = "kill"
+    nth: int = 1
+    haste: int = 1
+    breaks: str = ""
+    known: ClassVar[Mapping[str, tuple[str, ...]]] = {"step": ("", *STEPS), "action": ACTIONS, "breaks": BREAKS}
+
+    def __post_init__(self) -> None:
+        for name, values in self.known.items():
+            if getattr(self, name) not in values:
+                message = f"No {name} {getattr(self, name)!r}: {', '.join(values)}."
+                raise ValueError(message)
+
+    def environment(self) -> dict[str, str]:
+        """Itself as environment variables."""
+        return {f"{_PREFIX}{field.name.upper()}": str(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> Faults:
+        """What `environment()` made."""
+        values: dict[str, Any] = {
+            field.name: environment[name]
+            for field in fields(cls)
+            if (name := f"{_PREFIX}{field.name.upper()}") in environment
+        }
+        numbers = {name: int(values[name]) for name in ("nth", "haste") if name in values}
+        return cls(**{**values, **numbers})
+
+
+def are_asked_for(environment: Mapping[str, str]) -> bool:
+    """Whether a process with this environment is to have a fault."""
+    return any(name.startswith(_PREFIX) for name in environment)
+
+
+class Failpoint:
+    """Counts how often the step is passed, and strikes once."""
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._passed: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def reach(self, step: str) -> None:
+        """A thread is at this step."""
+        with self._lock:
+            self._passed[step] += 1
+            struck = step == self._faults.step and self._passed[step] == self._faults.nth
+        if not struck:
+            return
+        match self._faults.action:
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case _:
+                from sqlalchemy.exc import OperationalError
+
+                raise OperationalError(step, {}, Exception("the connection broke on purpose"))
+
+
+class _Transaction(threading.local):
+    """What the statements of this thread's transaction have written so far."""
+
+    def __init__(self) -> None:
+        self.wrote: dict[str, None] = {}
+        self.is_rescue = False
+
+
+def install(faults: Faults) -> None:
+    """Put the faults into this process, before the program begins."""
+    point = Failpoint(faults)
+    _watch_transactions(point)
+    _watch_moments(point)
+    if faults.haste > 1:
+        _hurry(faults.haste)
+    if faults.breaks == "accepted-first":
+        _record_before_handing_over()
+    elif faults.breaks == "never-in-doubt":
+        _forget_doubts()
+
+
+def _watch_transactions(point: Failpoint) -> None:
+    from sqlalchemy import Engine, event
+    from sqlalchemy.engine.default import DefaultDialect
+
+    from newsletter.service.rescuing import Rescuing
+
+    here = _Transaction()
+    commit, rescue = DefaultDialect.do_commit, Rescuing.rescue
+
+    def begin(_connection: object) -> None:
+        here.wrote = {}
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
+        for name in written_by(statement, parameters, in_rescue=here.is_rescue):
+            here.wrote[name] = None
+
+    def do_commit(dialect: DefaultDialect, connection: Any) -> None:  # noqa: ANN401  (whatever the driver has)
+        wrote, here.wrote = here.wrote, {}
+        for name in wrote:
+            point.reach(f"{name}-before-commit")
+        commit(dialect, connection)
+        for name in wrote:
+            point.reach(f"{name}-after-commit")
+
+    def rescue_watched(*arguments: Any, **named: Any) -> int:  # noqa: ANN401  (handed on)
+        here.is_rescue = True
+        try:
+            return rescue(*arguments, **named)
+        finally:
+            here.is_rescue = False
+
+    event.listen(Engine, "begin", begin)
+    event.listen(Engine, "before_cursor_execute", note)
+    DefaultDialect.do_commit = do_commit  # type: ignore[method-assign]
+    Rescuing.rescue = rescue_watched  # type: ignore[method-assign,assignment]
+
+
+_INSERTS = {"worker": "enrolled", "revision": "published"}
+_EVENTS = ("asked", "confirmed", "left")
+
+
+def written_by(statement: str, parameters: object, *, in_rescue: bool) -> list[str]:
+    """Which of the named steps a statement is part of."""
+    words = " ".join(statement.split())
+    if inserted := re.match(r"INSERT INTO (\w+)", words):
+        table = inserted[1]
+        values = _plain(parameters)
+        if table == "event":
+            return [name for name in _EVENTS if name in values]
+        if table == "delivery":
+            return ["planned"] if "letter" in values else []
+        return [_INSERTS[table]] if table in _INSERTS else []
+    changed = re.match(r"UPDATE delivery SET (.*?) (?:FROM|WHERE) ", words)
+    if changed is None:
+        return []
+    if in_rescue:
+        return ["rescued"]
+    columns = set(re.findall(r"(\w+) ?=", changed[1]))
+    if "sent_at" in columns:
+        return ["accepted"]
+    if {"handing_over_at", "message_id"} <= columns:
+        return ["handed"]
+    return ["claimed"] if "RETURNING" in words and "owner" in columns else []
+
+
+def _plain(parameters: object) -> set[str]:
+    """Every string among the parameters of one or of many executions."""
+    if isinstance(parameters, str):
+        return {parameters}
+    if isinstance(parameters, Mapping):
+        parameters = list(parameters.values())
+    if isinstance(parameters, list | tuple):
+        return set().union(*map(_plain, parameters))
+    return set()
+
+
+def _watch_moments(point: Failpoint) -> None:
+    from newsletter.mail.smtp import SmtpMailer
+    from newsletter.service.composing import Composer
+
+    _around(Composer, "compose", after=lambda: point.reach("composed"))
+    _around(SmtpMailer, "open", after=lambda: point.reach("opened"))
+    _around(
+        SmtpMailer,
+        "send",
+        before=lambda: point.reach("before-bytes"),
+        after=lambda: point.reach("answered"),
+    )
+
+
+def _nothing() -> None:
+    pass
+
+
+def _around(
+    owner: type, name: str, *, before: Callable[[], None] = _nothing, after: Callable[[], None] = _nothing
+) -> None:
+    usual = getattr(owner, name)
+
+    def watched(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401  (handed on)
+        before()
+        found = usual(*arguments, **named)
+        after()
+        return found
+
+    setattr(owner, name, watched)
+
+
+def _hurry(haste: int) -> None:
+    """Shorten every wait that takes minutes by rule: leases, and how long a mail server may take."""
+    from newsletter import scheduler
+    from newsletter.mail.smtp import STANDARD_TIMEOUTS, SmtpMailer
+    from newsletter.mail.wire import Timeouts
+    from newsletter.service import rescuing
+
+    rescuing.LEASE /= haste
+    rescuing.LONGEST_ANSWER /= haste
+    scheduler.RENEW_EVERY /= haste
+    scheduler.RESCUE_EVERY = max(scheduler.RESCUE_EVERY / haste, timedelta(seconds=0.25))
+    usual = SmtpMailer.__init__
+    waits = ("connect", "command", "dot", "message")
+    short = Timeouts(**{name: getattr(STANDARD_TIMEOUTS, name) / haste for name in waits})
+
+    def begin(self: SmtpMailer, *arguments: Any, **named: Any) -> None:  # noqa: ANN401  (handed on)
+        usual(self, *arguments, **{**named, "timeouts": short})
+
+    SmtpMailer.__init__ = begin  # type: ignore[method-assign]
+
+
+def _record_before_handing_over() -> None:
+    """Say "accepted" at once and let the bytes leave when the connection is next used: what must never be."""
+    from newsletter.mail.base import Stage, verdict_of
+    from newsletter.mail.smtp import SmtpMailer
+
+    usual = {name: getattr(SmtpMailer, name) for name in ("open", "send", "close")}
+    waiting: dict[int, list[Any]] = {}
+
+    def send_later(self: SmtpMailer, envelope: object) -> object:
+        waiting.setdefault(id(self), []).append(envelope)
+        return verdict_of(Stage.DOT, 250, "2.0.0 Taken", host="nobody")
+
+    def flush(name: str) -> Callable[[SmtpMailer], None]:
+        def flushed(self: SmtpMailer) -> None:
+            for envelope in waiting.pop(id(self), []):
+                usual["send"](self, envelope)
+            usual[name](self)
+
+        return flushed
+
+    for name, replaced in {"send": send_later, "open": flush("open"), "close": flush("close")}.items():
+        setattr(SmtpMailer, name, replaced)
+
+
+def _forget_doubts() -> None:
+    """Take a letter whose worker was lost in its handover for one that never was handed over."""
+    from sqlalchemy import update
+
+    from newsletter.service.recording import Recorder
+    from newsletter.store.tables import delivery
+
+    def record(_self: Recorder, connection: Any, item: Any, **_: object) -> object:  # noqa: ANN401
+        again = {"state": "planned", "owner": None, "handing_over_at": None, "epoch": delivery.c.epoch + 1}
+        connection.execute(update(delivery).where(delivery.c.id == item.id).values(again))
+        return item.state
+
+    Recorder.record_unanswered = record  # type: ignore[method-assign,assignment]
+
+
+def main() -> None:
+    """Be the program, with the faults that the environment asks for."""
+    from newsletter import cli
+
+    install(Faults.read(os.environ))
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
