@@ -23,6 +23,7 @@ from tests.faults.scene import Scene, dawdle
 from tests.journeys.conftest import (  # noqa: F401  (fixtures are found by their names)
     open_books,
     open_program,
+    seed,
     seeded_database,
     seeded_file,
     seeded_postgres,
@@ -31,12 +32,16 @@ from tests.journeys.conftest import (  # noqa: F401  (fixtures are found by thei
 )
 from tests.journeys.content import SERIES, write_content
 from tests.support import is_set
+from tests.support.postgres import Cluster
 from tests.support.program import Program
 from tests.support.smtp_server import SmtpServer
 
 IS_LONG = is_set("FAULTS_LONG")
+
 KILLS = int(os.environ.get("KILLS", "20"))
 """How often the random test kills, on each database."""
+STOPS = int(os.environ.get("STOPS", "20"))
+"""How often the random test stops a worker, on each database."""
 
 MANY = "many" if IS_LONG else SERIES
 """A series that does not end before a long run does."""
@@ -80,6 +85,18 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 def scene(smtp_server: SmtpServer, chance: random.Random) -> Scene:  # noqa: F811  (the fixture of that name)
     """The mail server dawdles at every stage from now on."""
     return dawdle(smtp_server, chance)
+
+
+@pytest.fixture
+def cluster_url(postgres_cluster: Cluster, small_content: Path) -> Callable[..., str]:
+    """Makes a database in which so many readers are due on Thursday, on a server that the test may stop."""
+
+    def make(count: int, sequence: str = SERIES) -> str:
+        url = postgres_cluster.create_database()
+        seed(url, small_content, readers=count, sequence=sequence)
+        return url
+
+    return make
 
 
 @pytest.fixture

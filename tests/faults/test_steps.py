@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from tests.faults.comparison import Comparison, compare
 from tests.faults.conftest import Report
 from tests.faults.scene import readers
-from tests.journeys.conftest import THURSDAY, OpenBooks, OpenProgram, SeededDatabase
+from tests.journeys.conftest import MONDAY, THURSDAY, OpenBooks, OpenProgram, SeededDatabase
+from tests.journeys.content import SERIES
+from tests.journeys.reading import link, read
 from tests.support.failpoints import MOMENTS, TRANSACTIONS, Faults
-from tests.support.program import Program
+from tests.support.program import Answer, Program, Site
 from tests.support.smtp_server import Received, SmtpServer
 
 READERS = 4
@@ -46,7 +49,14 @@ def test_killed_at_a_step_it_goes_on_from_there(
     assert found.flagged == 1 or step not in IN_HANDOVER
 
 
-@pytest.mark.parametrize("step", COMMITS[2:-2])
+# The rest of them in long runs only.
+TELLING = ("claimed-after-commit", "handed-after-commit", "accepted-after-commit")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [step if step in TELLING else pytest.param(step, marks=pytest.mark.long) for step in COMMITS[2:-2]],
+)
 def test_an_error_at_a_commit_doubles_nothing(
     step: str,
     seeded_database: SeededDatabase,
@@ -58,8 +68,10 @@ def test_an_error_at_a_commit_doubles_nothing(
     """The process lives on and knows what left: also where the commit was done and its answer got lost."""
     program = of_thursday(open_program, seeded_database)
     struck = program.command("worker", "--drain", faults=Faults(step=step, action="raise"))
-    assert struck.code == 0
+    # Draining that cannot plan says so and ends.
+    assert struck.code == step.startswith("planned")
     assert "the connection broke on purpose" in struck.err or step.startswith("accepted")
+    program.drain()
     found = compare(smtp_server, open_books(program), program)
     report(found, fault="error at a commit", program=program, events=1, step=step)
 
@@ -79,3 +91,63 @@ def everybody_has_one(found: Comparison, ledger: list[Received]) -> None:
     assert found.keeps_the_promise(), found
     assert found.sent == READERS
     assert sorted({received.recipient for received in ledger}) == readers(READERS)
+
+
+# --- while somebody waits for an answer -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "when"),
+    [
+        ("asked", "after"),
+        ("confirmed", "after"),
+        ("left", "after"),
+        *(pytest.param(name, "before", marks=pytest.mark.long) for name in ("asked", "confirmed", "left")),
+    ],
+)
+def test_killed_while_somebody_waits_for_the_answer_nothing_is_half_done(
+    name: str,
+    when: str,
+    seeded_database: SeededDatabase,
+    open_program: OpenProgram,
+    open_books: OpenBooks,
+    smtp_server: SmtpServer,
+):
+    """Before the commit nothing happened, after it all of it; doing it again is fine, and nobody is told a lie."""
+    program = open_program(seeded_database(1), smtp_connections=1)
+    program.set_clock(MONDAY + timedelta(minutes=1))
+    books = open_books(program)
+    press = visitor(name, program, smtp_server)
+    mails = len(smtp_server.ledger)
+    before = books.everything()
+    site, running = program.serve(faults=Faults(step=f"{name}-{when}-commit"))
+    with pytest.raises(OSError, match=r"(?i)closed|reset"):
+        press(site)
+    assert running.wait() == -9
+    assert (books.everything() == before) == (when == "before")
+
+    site, running = program.serve()
+    assert press(site).status in (200, 303)
+    assert running.terminate() == 0
+    [state] = [each["state"] for each in program.json("subscribers", "show", WHO[name])["subscriptions"]]
+    assert state == AFTERWARDS[name]
+    program.drain()
+    assert len(smtp_server.ledger) - mails == (name == "asked")
+
+
+NEW = "new@example.org"
+WHO = {"asked": NEW, "confirmed": NEW, "left": readers(1)[0]}
+AFTERWARDS = {"asked": "pending", "confirmed": "active", "left": "left"}
+
+
+def visitor(name: str, program: Program, server: SmtpServer) -> Callable[[Site], Answer]:
+    """What somebody does on the site, as often as they like."""
+    if name == "asked":
+        return lambda site: site.post("/subscribe", email=NEW, sequence=SERIES)
+    if name == "confirmed":
+        program.do("subscribers", "add", NEW, "--sequence", SERIES)
+    else:
+        program.set_clock(THURSDAY)
+    program.drain()
+    where = link(read(server.ledger[-1]), "/confirm/" if name == "confirmed" else "/unsubscribe/")
+    return lambda site: site.post(where)

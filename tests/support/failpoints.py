@@ -24,6 +24,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -98,6 +99,17 @@ class Failpoint:
         self._faults = faults
         self._passed: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._begins = threading.Lock()
+        self._open: set[int] = set()
+
+    def begin(self) -> None:
+        """This thread begins a transaction."""
+        with self._begins:
+            self._open.add(threading.get_ident())
+
+    def end(self) -> None:
+        """This thread's transaction has ended, if it had one."""
+        self._open.discard(threading.get_ident())
 
     def reach(self, step: str) -> None:
         """A thread is at this step."""
@@ -110,11 +122,19 @@ class Failpoint:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "stop":
-                os.kill(os.getpid(), signal.SIGSTOP)
+                self._stop()
             case _:
                 from sqlalchemy.exc import OperationalError
 
                 raise OperationalError(step, {}, Exception("the connection broke on purpose"))
+
+
+    def _stop(self) -> None:
+        # A process that sleeps within a transaction keeps SQLite's only lock, and nobody else can go on.
+        with self._begins:
+            while self._open - {threading.get_ident()}:
+                time.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 class _Transaction(threading.local):
@@ -145,10 +165,11 @@ def _watch_transactions(point: Failpoint) -> None:
     from newsletter.service.rescuing import Rescuing
 
     here = _Transaction()
-    commit, rescue = DefaultDialect.do_commit, Rescuing.rescue
+    commit, rollback, rescue = DefaultDialect.do_commit, DefaultDialect.do_rollback, Rescuing.rescue
 
     def begin(_connection: object) -> None:
         here.wrote = {}
+        point.begin()
 
     def note(_connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
         for name in written_by(statement, parameters, in_rescue=here.is_rescue):
@@ -159,8 +180,13 @@ def _watch_transactions(point: Failpoint) -> None:
         for name in wrote:
             point.reach(f"{name}-before-commit")
         commit(dialect, connection)
+        point.end()
         for name in wrote:
             point.reach(f"{name}-after-commit")
+
+    def do_rollback(dialect: DefaultDialect, connection: Any) -> None:  # noqa: ANN401  (whatever the driver has)
+        rollback(dialect, connection)
+        point.end()
 
     def rescue_watched(*arguments: Any, **named: Any) -> int:  # noqa: ANN401  (handed on)
         here.is_rescue = True
@@ -172,6 +198,7 @@ def _watch_transactions(point: Failpoint) -> None:
     event.listen(Engine, "begin", begin)
     event.listen(Engine, "before_cursor_execute", note)
     DefaultDialect.do_commit = do_commit  # type: ignore[method-assign]
+    DefaultDialect.do_rollback = do_rollback  # type: ignore[method-assign]
     Rescuing.rescue = rescue_watched  # type: ignore[method-assign,assignment]
 
 

@@ -167,9 +167,20 @@ class Cluster(Server):
             raise
 
     @property
+    def socket_path(self) -> Path:
+        """Where it listens."""
+        return self._folder / ".s.PGSQL.5432"
+
+    @property
     def is_running(self) -> bool:
         """Whether the server's process lives."""
         return self._process is not None and self._process.poll() is None
+
+    def end_connections(self) -> int:
+        """End every connection but one's own, as an administrator would; how many there were."""
+        ending = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        with self._connect() as connection:
+            return len(connection.execute(f"{ending} AND backend_type = 'client backend'".encode()).fetchall())
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""

@@ -1,0 +1,165 @@
+"""A database that crashes, restarts, hangs up, is locked or has no room left, in the middle of a sending."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from tests.faults.comparison import compare
+from tests.faults.conftest import IS_LONG, Report
+from tests.faults.scene import Scene, readers, wait_until
+from tests.journeys.conftest import THURSDAY, OpenBooks, OpenProgram, SeededDatabase
+from tests.support.postgres import Cluster
+from tests.support.program import Running
+from tests.support.smtp_server import Delay, SmtpServer
+
+LOCKED_SECONDS = 40 if IS_LONG else 2
+"""A writer waits for half a minute; whoever locks for longer makes it fail."""
+ROUNDS = 10 if IS_LONG else 1
+CROWD = 4000 if IS_LONG else 300
+
+
+@pytest.mark.timeout(120 * ROUNDS)
+def test_postgresql_may_end_in_any_way(
+    postgres_cluster: Cluster,
+    cluster_url: Callable[..., str],
+    open_program: OpenProgram,
+    open_books: OpenBooks,
+    scene: Scene,
+    smtp_server: SmtpServer,
+    report: Report,
+):
+    """Crashed, restarted, or every connection ended: no worker exits, it sends again at once, and nothing is doubled."""
+    program = open_program(cluster_url(CROWD))
+    program.set_clock(THURSDAY)
+    books = open_books(program)
+    worker = program.start("worker")
+    ways = [postgres_cluster.end_connections, postgres_cluster.crash, postgres_cluster.stop] * ROUNDS
+    scene.chance.shuffle(ways)
+    slowest = 0.0
+    for number, end in enumerate(ways, start=1):
+        enough = scene.passed["dot"] + scene.chance.randint(5, 30)
+        worker.wait_for(lambda enough=enough, number=number: scene.passed["dot"] >= enough)
+        end()
+        if not postgres_cluster.is_running:
+            time.sleep(scene.chance.choice((0.0, 0.5, 1.5)))
+            postgres_cluster.start()
+        began, had = time.monotonic(), len(smtp_server.ledger)
+        worker.wait_for(lambda had=had: len(smtp_server.ledger) > had + 8)
+        slowest = max(slowest, time.monotonic() - began)
+    worker.wait_for(lambda: no_rows_left(books.count))
+    assert worker.terminate() == 0
+    found = compare(smtp_server, books, program)
+    report(found, fault="PostgreSQL ends", program=program, events=len(ways), again_after_seconds=round(slowest, 2))
+
+    assert found.keeps_the_promise(), found
+    assert (found.sent, found.doubled) == (CROWD, [])
+    assert slowest < 30
+
+
+def no_rows_left(count: Callable[..., int]) -> bool:
+    """Whether nothing is on its way any more."""
+    return count("sent", "held") == CROWD and count("planned", "claimed", "handing_over", "uncertain") == 0
+
+
+@pytest.mark.timeout(300)
+def test_a_locked_file_delays_and_doubles_nothing(
+    seeded_sqlite: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer,
+    report: Report,
+):  # fmt: skip
+    """Somebody else writes to the SQLite file and takes their time: letters wait, and each leaves once."""
+    program = open_program(seeded_sqlite(CROWD))
+    program.set_clock(THURSDAY)
+    books = open_books(program)
+    smtp_server.script("dot", Delay(0.02))
+    worker = program.start("worker")
+    worker.wait_for(lambda: len(smtp_server.ledger) > 10)
+    with sqlite3.connect(str(make_url(str(program.settings["database_url"])).database), timeout=60) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        time.sleep(LOCKED_SECONDS)
+        held_back = len(smtp_server.ledger)
+    assert held_back < CROWD
+    worker.wait_for(lambda: books.count("sent") == CROWD)
+    assert worker.terminate() == 0
+    found = compare(smtp_server, books, program)
+    report(found, fault=f"SQLite locked for {LOCKED_SECONDS} s", program=program, events=1)
+    assert found.keeps_the_promise(), found
+    assert (found.sent, found.doubled) == (CROWD, [])
+
+
+# --- no room left ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of eight megabytes. Only root can make one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], check=False, capture_output=True, text=True
+    )
+    if made.returncode != 0:
+        pytest.skip(f"no small file system can be mounted here: {made.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_a_full_disk_stops_the_sending_and_lies_to_nobody(
+    small_disk: Path,
+    seeded_sqlite: SeededDatabase,
+    open_program: OpenProgram,
+    open_books: OpenBooks,
+    smtp_server: SmtpServer,
+    report: Report,
+):
+    """Nothing leaves whose handover could not be written down; with room again all goes on, and nothing is doubled."""
+    database = small_disk / "newsletter.db"
+    database.write_bytes(Path(str(make_url(seeded_sqlite(CROWD)).database)).read_bytes())
+    program = open_program(f"sqlite:///{database}")
+    program.set_clock(THURSDAY)
+    books = open_books(program)
+    smtp_server.script("dot", Delay(0.02))
+    site, running = program.serve()
+    running.wait_for(lambda: len(smtp_server.ledger) > 10)
+    ballast = small_disk / "ballast"
+    fill(ballast)
+    running.wait_for(lambda: "database_unavailable" in running.log)
+    answer = site.post("/subscribe", email="new@example.org", sequence="three")
+    assert answer.status == 503
+    left = len(smtp_server.ledger)
+    running.wait_for(lambda: running.log.count("database_unavailable") > 6)
+    # What was in hand when it began may still have been on its way, one letter a connection.
+    assert len(smtp_server.ledger) <= left + 4
+    assert len(smtp_server.ledger) < CROWD
+
+    ballast.unlink()
+    began = time.monotonic()
+    had = len(smtp_server.ledger)
+    running.wait_for(lambda: len(smtp_server.ledger) > had + 8)
+    again_after = time.monotonic() - began
+    running.wait_for(lambda: books.count("sent") == CROWD)
+    assert running.terminate() == 0
+    found = compare(smtp_server, books, program)
+    report(found, fault="disk full", program=program, events=1, again_after_seconds=round(again_after, 2))
+    assert found.keeps_the_promise(), found
+    assert (found.sent, found.doubled) == (CROWD, [])
+    assert "new@example.org" not in books.addresses().values()
+
+
+def fill(path: Path) -> None:
+    """Take all the room that is left."""
+    size = 1024 * 1024
+    with path.open("ab", buffering=0) as file:
+        while size:
+            try:
+                file.write(b"\0" * size)
+            except OSError:
+                size //= 2
