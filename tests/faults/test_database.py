@@ -22,7 +22,7 @@ from tests.support.smtp_server import Delay, SmtpServer
 LOCKED_SECONDS = 40 if IS_LONG else 2
 """A writer waits for half a minute; whoever locks for longer makes it fail."""
 ROUNDS = 10 if IS_LONG else 1
-CROWD = 4000 if IS_LONG else 300
+CROWD = 4000 if IS_LONG else 150
 
 
 @pytest.mark.timeout(120 * ROUNDS)
@@ -44,7 +44,7 @@ def test_postgresql_may_end_in_any_way(
     scene.chance.shuffle(ways)
     slowest = 0.0
     for number, end in enumerate(ways, start=1):
-        enough = scene.passed["dot"] + scene.chance.randint(5, 30)
+        enough = scene.passed["dot"] + scene.chance.randint(5, 20)
         worker.wait_for(lambda enough=enough, number=number: scene.passed["dot"] >= enough)
         end()
         if not postgres_cluster.is_running:
@@ -129,13 +129,17 @@ def test_a_full_disk_stops_the_sending_and_lies_to_nobody(
     smtp_server.script("dot", Delay(0.02))
     site, running = program.serve()
     running.wait_for(lambda: len(smtp_server.ledger) > 10)
+    # The log is still growing: it has never been begun anew, so that every commit needs more room.
+    log = Path(f"{database}-wal")
+    assert log.stat().st_size < 4_000_000
+    print("wal", log.stat().st_size)
     ballast = small_disk / "ballast"
     fill(ballast)
     running.wait_for(lambda: "database_unavailable" in running.log)
     answer = site.post("/subscribe", email="new@example.org", sequence="three")
     assert answer.status == 503
     left = len(smtp_server.ledger)
-    running.wait_for(lambda: running.log.count("database_unavailable") > 6)
+    running.wait_for(lambda: running.log.count("database_unavailable") > 2)
     # What was in hand when it began may still have been on its way, one letter a connection.
     assert len(smtp_server.ledger) <= left + 4
     assert len(smtp_server.ledger) < CROWD

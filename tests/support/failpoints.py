@@ -134,7 +134,8 @@ class Failpoint:
         with self._begins:
             while self._open - {threading.get_ident()}:
                 time.sleep(0.001)
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this thread, which must not go on until the others have stopped, too.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 class _Transaction(threading.local):
@@ -279,7 +280,9 @@ def _hurry(haste: int) -> None:
     from newsletter.mail.smtp import STANDARD_TIMEOUTS, SmtpMailer
     from newsletter.mail.wire import Timeouts
     from newsletter.service import rescuing
+    from newsletter.store import database
 
+    database._LONGEST_SILENCE /= haste
     rescuing.LEASE /= haste
     rescuing.LONGEST_ANSWER /= haste
     scheduler.RENEW_EVERY /= haste
