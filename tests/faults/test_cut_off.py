@@ -53,8 +53,8 @@ def test_cut_off_for_longer_than_its_lease_it_sends_nothing_more(
     program = open_program(url, smtp_connections=CONNECTIONS)
     program.set_clock(THURSDAY)
     books = open_books(program)
-    cut_off = program.start("worker", faults=Faults(haste=HASTE), database_url=through(wire, url))
-    living = program.start("worker", faults=Faults(haste=HASTE))
+    cut_off = program.start("worker", faults=Faults(haste=HASTE, answer_haste=HASTE), database_url=through(wire, url))
+    living = program.start("worker", faults=Faults(haste=HASTE, answer_haste=HASTE))
     for _ in range(CUTS):
         enough = len(smtp_server.ledger) + scene.chance.randint(2, 15)
         wait_until(lambda enough=enough: len(smtp_server.ledger) >= enough)
@@ -91,12 +91,12 @@ def test_who_is_cut_off_within_a_transaction_keeps_nobody_waiting_for_ever(
     books = open_books(program)
     silent = program.start(
         "worker",
-        faults=Faults(step="handed-before-commit", action="stop", haste=HASTE),
+        faults=Faults(step="handed-before-commit", action="stop", haste=HASTE, answer_haste=HASTE),
         database_url=through(wire, url),
     )
     wait_until(lambda: books.count("claimed") == 6)
     smtp_server.script("dot", Delay(0.01))
-    living = program.start("worker", faults=Faults(haste=HASTE))
+    living = program.start("worker", faults=Faults(haste=HASTE, answer_haste=HASTE))
     living.wait_for(lambda: books.count("sent") == 6)
     wire.tear()
     silent.kill()

@@ -33,9 +33,9 @@ def test_stopped_past_its_lease_it_takes_nothing_from_who_went_on(
     program = open_program(seeded_database(FEW), smtp_connections=1)
     program.set_clock(THURSDAY)
     books = open_books(program)
-    sleeper = program.start("worker", faults=Faults(step=step, action="stop", haste=HASTE))
+    sleeper = program.start("worker", faults=Faults(step=step, action="stop", haste=HASTE, answer_haste=HASTE))
     wait_until(lambda: is_stopped(sleeper))
-    other = program.start("worker", faults=Faults(haste=HASTE))
+    other = program.start("worker", faults=Faults(haste=HASTE, answer_haste=HASTE))
     in_hand = books.count("handing_over")
     assert in_hand == (step != "claimed-after-commit")
     other.wait_for(lambda: books.count("sent") >= FEW - in_hand)
@@ -66,7 +66,7 @@ def test_stopping_at_random_loses_nothing_and_flags_every_double(
     program = open_program(seeded_database(10 * CROWD), smtp_connections=2)
     program.set_clock(THURSDAY)
     books = open_books(program)
-    workers = [program.start("worker", faults=Faults(haste=HASTE)) for _ in range(2)]
+    workers = [program.start("worker", faults=Faults(haste=HASTE, answer_haste=HASTE)) for _ in range(2)]
     stops = 0
     while stops < STOPS and books.count("sent", "held") < 10 * CROWD:
         sleeper = scene.chance.choice(workers)

@@ -53,7 +53,9 @@ class Faults:
         step: one of `STEPS`, or empty for none.
         action: what happens there: SIGKILL, SIGSTOP, or the error of a database that went away.
         nth: at which passing of the step; it happens once.
-        haste: leases, and all waiting for mail servers, are so many times as short.
+        haste: leases are so many times as short.
+        answer_haste: all waiting for mail servers is.
+        batch: so many rows are claimed at a time, or as many as usual.
         breaks: how the promise is broken: "accepted" is recorded before the bytes leave, or a letter whose worker
             was lost in its handover is sent again as if nothing had been.
     """
@@ -62,6 +64,8 @@ class Faults:
     action: str = "kill"
     nth: int = 1
     haste: int = 1
+    answer_haste: int = 1
+    batch: int = 0
     breaks: str = ""
     known: ClassVar[Mapping[str, tuple[str, ...]]] = {"step": ("", *STEPS), "action": ACTIONS, "breaks": BREAKS}
 
@@ -83,7 +87,7 @@ class Faults:
             for field in fields(cls)
             if (name := f"{_PREFIX}{field.name.upper()}") in environment
         }
-        numbers = {name: int(values[name]) for name in ("nth", "haste") if name in values}
+        numbers = {name: int(values[name]) for name in ("nth", "haste", "answer_haste", "batch") if name in values}
         return cls(**{**values, **numbers})
 
 
@@ -151,8 +155,10 @@ def install(faults: Faults) -> None:
     point = Failpoint(faults)
     _watch_transactions(point)
     _watch_moments(point)
-    if faults.haste > 1:
-        _hurry(faults.haste)
+    _hurry_leases(faults.haste)
+    _hurry_answers(faults.answer_haste)
+    if faults.batch:
+        _claim_few(faults.batch)
     if faults.breaks == "accepted-first":
         _record_before_handing_over()
     elif faults.breaks == "never-in-doubt":
@@ -274,19 +280,33 @@ def _around(
     setattr(owner, name, watched)
 
 
-def _hurry(haste: int) -> None:
-    """Shorten every wait that takes minutes by rule: leases, and how long a mail server may take."""
+def _hurry_leases(haste: int) -> None:
+    """Shorten what takes a minute by rule."""
     from newsletter import scheduler
-    from newsletter.mail.smtp import STANDARD_TIMEOUTS, SmtpMailer
-    from newsletter.mail.wire import Timeouts
     from newsletter.service import rescuing
     from newsletter.store import database
 
     database._LONGEST_SILENCE /= haste
     rescuing.LEASE /= haste
-    rescuing.LONGEST_ANSWER /= haste
     scheduler.RENEW_EVERY /= haste
     scheduler.RESCUE_EVERY = max(scheduler.RESCUE_EVERY / haste, timedelta(seconds=0.25))
+
+
+def _claim_few(batch: int) -> None:
+    """Let many workers have something of a few letters."""
+    from newsletter.service import desk
+
+    assert desk.CLAIM_BATCH >= batch
+    desk.CLAIM_BATCH = batch
+
+
+def _hurry_answers(haste: int) -> None:
+    """Shorten how long a mail server may take, and how long nobody judges what it may still answer."""
+    from newsletter.mail.smtp import STANDARD_TIMEOUTS, SmtpMailer
+    from newsletter.mail.wire import Timeouts
+    from newsletter.service import rescuing
+
+    rescuing.LONGEST_ANSWER /= haste
     usual = SmtpMailer.__init__
     waits = ("connect", "command", "dot", "message")
     short = Timeouts(**{name: getattr(STANDARD_TIMEOUTS, name) / haste for name in waits})

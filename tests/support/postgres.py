@@ -139,9 +139,13 @@ class Cluster(Server):
 
     As root it runs as `nobody`, because PostgreSQL refuses root; the programs are then hard-linked into the
     temporary folder, since those of the environment may lie where `nobody` cannot go.
+
+    Args:
+        address: where it listens besides, on a port that it keeps, and trusts whoever comes.
     """
 
-    def __init__(self, binaries: Binaries) -> None:
+    def __init__(self, binaries: Binaries, *, address: str = "") -> None:
+        self._address = address
         self._account = _account()
         self._folder = _new_folder(self._account)
         self._watchdog = subprocess.Popen(
@@ -161,10 +165,17 @@ class Cluster(Server):
         try:
             self._bin_dir = self._reachable(binaries)
             self._init_database()
+            if address:
+                with (self._folder / "data" / "pg_hba.conf").open("a", encoding="ascii") as rules:
+                    rules.write(f"host all all {address}/24 trust\n")
             self.start()
         except BaseException:
             self.close()
             raise
+
+    def over_the_network(self, url: str) -> str:
+        """The same database, for who is on another host."""
+        return make_url(url).set(host=self._address, query={}).render_as_string(hide_password=False)
 
     @property
     def socket_path(self) -> Path:
@@ -236,7 +247,7 @@ class Cluster(Server):
 
     def _start_once(self, deadline: float) -> bool:
         settings = {
-            "listen_addresses": "",
+            "listen_addresses": self._address,
             "unix_socket_directories": str(self._folder),
             "unix_socket_permissions": "0700",
             # The machine's own death is not tested here, and everything else survives without fsync.
