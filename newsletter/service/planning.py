@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
+
+import structlog
 
 from newsletter.domain.cadence import first_slot, first_slot_in_later_week, is_late, local_week, waking_from
 from newsletter.domain.progress import Place
@@ -13,11 +15,17 @@ from newsletter.domain.sequence import Finish, Step
 from newsletter.domain.subscription import Action, State, SubscriberId, after
 from newsletter.service import progression
 from newsletter.service.editions import Edition, Editions
-from newsletter.store import deliveries, subscriptions
+from newsletter.store import corrections, deliveries, subscriptions
 from newsletter.store.database import Connection, Database
 from newsletter.store.subscriptions import Subscriber, Subscription
 
+log = structlog.get_logger()
+
 _BATCH = 200
+_CLOCKS_DIFFER_BY = timedelta(hours=1)
+"""Between the hosts of one installation, at most, where all is well."""
+_LONGEST_PUT_OFF = timedelta(days=4)
+"""No email is put off for longer; one that is was put off by a clock that was ahead."""
 
 
 class Planning:
@@ -31,6 +39,7 @@ class Planning:
         self._database = database
         self._editions = editions
         self._skip_late = skip_late
+        self._latest: datetime | None = None
 
     def plan_due(self, *, now: datetime, stop: Callable[[], bool] = lambda: False) -> int:
         """Plan every letter that is due.
@@ -45,6 +54,9 @@ class Planning:
             How many letters were planned.
         """
         planned = 0
+        if self._latest is None or now < self._latest - _CLOCKS_DIFFER_BY:
+            self._set_right(now=now, stop=stop)
+        self._latest = now
         while not stop():
             with self._database.write() as connection:
                 edition = self._editions.live(connection)
@@ -55,6 +67,43 @@ class Planning:
                     return planned
                 planned += _Batch(connection, edition, readers, skip_late=self._skip_late, now=now).plan()
         return planned
+
+    def _set_right(self, *, now: datetime, stop: Callable[[], bool]) -> None:
+        """Take what happened in the future for what happened now: otherwise its readers would hear nothing till then.
+
+        Looked at when a process begins, and when it sees its clock go back: the clock was ahead then.
+        """
+        moved, found = 0, _BATCH
+        with self._database.write() as connection:
+            forward = corrections.bring_forward(connection, tried_after=now + _LONGEST_PUT_OFF, now=now)
+        while found == _BATCH and not stop():
+            with self._database.write() as connection:
+                edition = self._editions.live(connection)
+                if edition is None:
+                    return
+                ahead = corrections.accepted_ahead(connection, of=now + _CLOCKS_DIFFER_BY, limit=_BATCH)
+                readers = subscriptions.lock_subscribers(connection, {record.subscriber_id for record in ahead})
+                # Once more under the lock: somebody else may have set them right.
+                for record in subscriptions.get_subscriptions(connection, {record.id for record in ahead}).values():
+                    reader = readers.get(record.subscriber_id)
+                    if reader is not None:
+                        moved += _take_for_now(connection, edition, reader, record, now=now)
+                found = len(ahead)
+        if moved or forward:
+            log.warning("clock_was_ahead", subscriptions=moved, emails=forward)
+
+
+def _take_for_now(
+    connection: Connection, edition: Edition, reader: Subscriber, record: Subscription, *, now: datetime
+) -> bool:
+    if record.last_letter_at is None or record.last_letter_at <= now:
+        return False
+    right = replace(record, last_letter_at=now)
+    if not subscriptions.save_subscription(connection, record, right):
+        return False
+    if right.next_due_at is not None:
+        progression.reschedule(connection, edition, reader, right, now=now)
+    return True
 
 
 class _Batch:

@@ -118,8 +118,10 @@ def receive(
         if record is None or reader is None:
             continue
         place = places[record.id]
+        # No letter is accepted before its slot: a clock that says so is behind.
+        received = replace(record, last_letter_at=max(now, letter.due_at), next_due_at=None)
         # First the edits, judged by what had been received before this letter; then the letter.
-        moved, place = catch_up(connection, edition, replace(record, last_letter_at=now, next_due_at=None), place)
+        moved, place = catch_up(connection, edition, received, place)
         # The late verdict on a letter of an earlier round only sets the distance to the next one.
         if letter.round == record.round and letter.step is not None:
             place = progress.receive(place, letter.step)

@@ -319,26 +319,27 @@ def _hurry_answers(haste: int) -> None:
 
 def _record_before_handing_over() -> None:
     """Say "accepted" at once and let the bytes leave when the connection is next used: what must never be."""
-    from newsletter.mail.base import Stage, verdict_of
+    from newsletter.mail.base import Stage, Verdict, verdict_of
     from newsletter.mail.smtp import SmtpMailer
 
-    usual = {name: getattr(SmtpMailer, name) for name in ("open", "send", "close")}
-    waiting: dict[int, list[Any]] = {}
+    send, usual_close = SmtpMailer.send, SmtpMailer.close
+    waiting: dict[int, Any] = {}
 
-    def send_later(self: SmtpMailer, envelope: object) -> object:
-        waiting.setdefault(id(self), []).append(envelope)
+    def send_later(self: SmtpMailer, envelope: Any) -> Verdict:  # noqa: ANN401  (handed on)
+        flush(self)
+        waiting[id(self)] = envelope
         return verdict_of(Stage.DOT, 250, "2.0.0 Taken", host="nobody")
 
-    def flush(name: str) -> Callable[[SmtpMailer], None]:
-        def flushed(self: SmtpMailer) -> None:
-            for envelope in waiting.pop(id(self), []):
-                usual["send"](self, envelope)
-            usual[name](self)
+    def close(self: SmtpMailer) -> None:
+        flush(self)
+        usual_close(self)
 
-        return flushed
+    def flush(mailer: SmtpMailer) -> None:
+        if (envelope := waiting.pop(id(mailer), None)) is not None:
+            send(mailer, envelope)
 
-    for name, replaced in {"send": send_later, "open": flush("open"), "close": flush("close")}.items():
-        setattr(SmtpMailer, name, replaced)
+    SmtpMailer.send = send_later  # type: ignore[method-assign,assignment]
+    SmtpMailer.close = close  # type: ignore[method-assign]
 
 
 def _forget_doubts() -> None:
