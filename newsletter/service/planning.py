@@ -24,6 +24,8 @@ log = structlog.get_logger()
 _BATCH = 200
 _CLOCKS_DIFFER_BY = timedelta(hours=1)
 """Between the hosts of one installation, at most, where all is well."""
+_BELIEVED_AFTER = timedelta(days=1)
+"""A clock that went back may be the wrong one: what lies ahead of it is left alone until it has gone on so long."""
 _LONGEST_PUT_OFF = timedelta(days=4)
 """No email is put off for longer; one that is was put off by a clock that was ahead."""
 
@@ -40,6 +42,7 @@ class Planning:
         self._editions = editions
         self._skip_late = skip_late
         self._latest: datetime | None = None
+        self._in_doubt_since: datetime | None = None
 
     def plan_due(self, *, now: datetime, stop: Callable[[], bool] = lambda: False) -> int:
         """Plan every letter that is due.
@@ -54,9 +57,7 @@ class Planning:
             How many letters were planned.
         """
         planned = 0
-        if self._latest is None or now < self._latest - _CLOCKS_DIFFER_BY:
-            self._set_right(now=now, stop=stop)
-        self._latest = now
+        self._watch_the_clock(now=now, stop=stop)
         while not stop():
             with self._database.write() as connection:
                 edition = self._editions.live(connection)
@@ -68,11 +69,18 @@ class Planning:
                 planned += _Batch(connection, edition, readers, skip_late=self._skip_late, now=now).plan()
         return planned
 
-    def _set_right(self, *, now: datetime, stop: Callable[[], bool]) -> None:
-        """Take what happened in the future for what happened now: otherwise its readers would hear nothing till then.
+    def _watch_the_clock(self, *, now: datetime, stop: Callable[[], bool]) -> None:
+        """Set right what was written down ahead of the clock, a day after this process began or saw it go back."""
+        if self._latest is None or now < self._latest - _CLOCKS_DIFFER_BY:
+            self._in_doubt_since = now
+        self._latest = now
+        since = self._in_doubt_since
+        if since is not None and now >= since + _BELIEVED_AFTER:
+            self._set_right(since=since, now=now, stop=stop)
+            self._in_doubt_since = None
 
-        Looked at when a process begins, and when it sees its clock go back: the clock was ahead then.
-        """
+    def _set_right(self, *, since: datetime, now: datetime, stop: Callable[[], bool]) -> None:
+        """Take what happened in the future for what happened at `since`: its readers would hear nothing till then."""
         moved, found = 0, _BATCH
         with self._database.write() as connection:
             forward = corrections.bring_forward(connection, tried_after=now + _LONGEST_PUT_OFF, now=now)
@@ -86,24 +94,22 @@ class Planning:
                 # Once more under the lock: somebody else may have set them right.
                 for record in subscriptions.get_subscriptions(connection, {record.id for record in ahead}).values():
                     reader = readers.get(record.subscriber_id)
-                    if reader is not None:
-                        moved += _take_for_now(connection, edition, reader, record, now=now)
+                    if reader is not None and record.last_letter_at is not None and record.last_letter_at > now:
+                        _take_back(connection, edition, reader, record, to=since, now=now)
+                        moved += 1
                 found = len(ahead)
         if moved or forward:
             log.warning("clock_was_ahead", subscriptions=moved, emails=forward)
 
 
-def _take_for_now(
-    connection: Connection, edition: Edition, reader: Subscriber, record: Subscription, *, now: datetime
-) -> bool:
-    if record.last_letter_at is None or record.last_letter_at <= now:
-        return False
-    right = replace(record, last_letter_at=now)
-    if not subscriptions.save_subscription(connection, record, right):
-        return False
+def _take_back(
+    connection: Connection, edition: Edition, reader: Subscriber, record: Subscription, *, to: datetime, now: datetime
+) -> None:
+    """The last letter of a subscription counts as accepted then; the next one is due by that."""
+    right = replace(record, last_letter_at=to)
+    subscriptions.save_subscription(connection, record, right)
     if right.next_due_at is not None:
         progression.reschedule(connection, edition, reader, right, now=now)
-    return True
 
 
 class _Batch:

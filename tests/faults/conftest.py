@@ -1,8 +1,8 @@
 """What goes wrong here is what goes wrong in the world; `make faults` runs all of it, and for long.
 
-    make faults                          the long runs, with a table at the end and in tests/faults/latest.json
-    make faults KILLS=50 SEED=7          shorter, and with that seed
-    make test                            the quick half
+make faults                          the long runs, with a table at the end and in tests/faults/latest.json
+make faults KILLS=50 SEED=7          shorter, and with that seed
+make test                            the quick half
 """
 
 from __future__ import annotations

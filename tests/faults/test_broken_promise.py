@@ -31,7 +31,7 @@ def test_who_forgets_a_doubt_is_seen_to_double_unflagged(
     seeded_database: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer,
     report: Report,
 ):  # fmt: skip
-    """A letter whose worker was lost in its handover, sent again as if nothing had been, is a double nobody knows of."""
+    """A letter that was lost in its handover and is sent as if nothing had been is a double nobody knows of."""
     program = open_program(seeded_database(READERS), smtp_connections=1)
     program.set_clock(THURSDAY)
     assert program.command("worker", faults=Faults(step="answered")).code == -9

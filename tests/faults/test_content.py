@@ -29,7 +29,7 @@ def test_each_letter_is_of_one_revision_whatever_is_published_meanwhile(
     own_content: Path, seeded_database: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks,
     smtp_server: SmtpServer, scene: Scene, report: Report,
 ):  # fmt: skip
-    """Every letter says what its revision says, subject and body; what is broken is refused, and the sending goes on."""
+    """Every letter says what its revision says; what is broken is refused, and the sending goes on."""
     templates = own_content.parent / "templates"
     program = open_program(seeded_database(READERS), content_dir=own_content, templates_dir=templates)
     templates.mkdir()

@@ -48,7 +48,7 @@ def test_cut_off_for_longer_than_its_lease_it_sends_nothing_more(
     scene: Scene,
     report: Report,
 ):
-    """One letter a connection may be in hand; the rest another worker takes. Healed, it works again, and all is flagged."""
+    """One letter a connection may be in hand; another worker takes the rest. Healed, it works again; all is flagged."""
     url = cluster_url(READERS)
     program = open_program(url, smtp_connections=CONNECTIONS)
     program.set_clock(THURSDAY)

@@ -13,10 +13,9 @@ from sqlalchemy import make_url
 
 from tests.faults.comparison import compare
 from tests.faults.conftest import IS_LONG, Report
-from tests.faults.scene import Scene, readers, wait_until
+from tests.faults.scene import Scene
 from tests.journeys.conftest import THURSDAY, OpenBooks, OpenProgram, SeededDatabase
 from tests.support.postgres import Cluster
-from tests.support.program import Running
 from tests.support.smtp_server import Delay, SmtpServer
 
 LOCKED_SECONDS = 40 if IS_LONG else 2
@@ -35,7 +34,7 @@ def test_postgresql_may_end_in_any_way(
     smtp_server: SmtpServer,
     report: Report,
 ):
-    """Crashed, restarted, or every connection ended: no worker exits, it sends again at once, and nothing is doubled."""
+    """Crashed, restarted, every connection ended: no worker exits, it sends again at once, and nothing is doubled."""
     program = open_program(cluster_url(CROWD))
     program.set_clock(THURSDAY)
     books = open_books(program)
@@ -132,7 +131,6 @@ def test_a_full_disk_stops_the_sending_and_lies_to_nobody(
     # The log is still growing: it has never been begun anew, so that every commit needs more room.
     log = Path(f"{database}-wal")
     assert log.stat().st_size < 4_000_000
-    print("wal", log.stat().st_size)
     ballast = small_disk / "ballast"
     fill(ballast)
     running.wait_for(lambda: "database_unavailable" in running.log)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.comparison import compare
 from tests.faults.conftest import IS_LONG, Report
-from tests.faults.scene import Scene, dawdle, readers, wait_until
+from tests.faults.scene import dawdle, readers, wait_until
 from tests.journeys.conftest import OpenBooks, OpenProgram, seed
 from tests.journeys.content import SERIES
 from tests.support.failpoints import Faults

@@ -128,5 +128,3 @@ def test_asked_to_end_it_finishes_the_letters_in_hand(
     assert sorted(received.recipient for received in smtp_server.ledger) == readers(FEW)
     status = program.json("status")
     assert (status["possibly_doubled"], status["workers"]) == (0, 0)
-
-

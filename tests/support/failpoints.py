@@ -67,7 +67,7 @@ class Faults:
     answer_haste: int = 1
     batch: int = 0
     breaks: str = ""
-    known: ClassVar[Mapping[str, tuple[str, ...]]] = {"step": ("", *STEPS), "action": ACTIONS, "breaks": BREAKS}
+    known: ClassVar[dict[str, tuple[str, ...]]] = {"step": ("", *STEPS), "action": ACTIONS, "breaks": BREAKS}
 
     def __post_init__(self) -> None:
         for name, values in self.known.items():
@@ -87,8 +87,9 @@ class Faults:
             for field in fields(cls)
             if (name := f"{_PREFIX}{field.name.upper()}") in environment
         }
-        numbers = {name: int(values[name]) for name in ("nth", "haste", "answer_haste", "batch") if name in values}
-        return cls(**{**values, **numbers})
+        for name in {"nth", "haste", "answer_haste", "batch"} & values.keys():
+            values[name] = int(values[name])
+        return cls(**values)
 
 
 def are_asked_for(environment: Mapping[str, str]) -> bool:
@@ -132,7 +133,6 @@ class Failpoint:
 
                 raise OperationalError(step, {}, Exception("the connection broke on purpose"))
 
-
     def _stop(self) -> None:
         # A process that sleeps within a transaction keeps SQLite's only lock, and nobody else can go on.
         with self._begins:
@@ -140,14 +140,6 @@ class Failpoint:
                 time.sleep(0.001)
             # To this thread, which must not go on until the others have stopped, too.
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
-
-
-class _Transaction(threading.local):
-    """What the statements of this thread's transaction have written so far."""
-
-    def __init__(self) -> None:
-        self.wrote: dict[str, None] = {}
-        self.is_rescue = False
 
 
 def install(faults: Faults) -> None:
@@ -165,76 +157,87 @@ def install(faults: Faults) -> None:
         _forget_doubts()
 
 
+class _Ledger(threading.local):
+    """Follows the transactions of each thread: what their statements have written, and when they end."""
+
+    def __init__(self, point: Failpoint) -> None:
+        self._point = point
+        self._wrote: dict[str, None] = {}
+        self._rescues = False
+
+    def begin(self, _connection: object) -> None:
+        self._wrote = {}
+        self._point.begin()
+
+    def note(self, _connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
+        name = "rescued" if self._rescues and _updated(statement) else written_by(statement, parameters)
+        if name is not None:
+            self._wrote[name] = None
+
+    def commit(self, usual: Callable[..., None], dialect: object, connection: object) -> None:
+        wrote, self._wrote = self._wrote, {}
+        for name in wrote:
+            self._point.reach(f"{name}-before-commit")
+        usual(dialect, connection)
+        self._point.end()
+        for name in wrote:
+            self._point.reach(f"{name}-after-commit")
+
+    def roll_back(self, usual: Callable[..., None], dialect: object, connection: object) -> None:
+        usual(dialect, connection)
+        self._point.end()
+
+    def rescue(self, usual: Callable[..., int], *arguments: object, **named: object) -> int:
+        self._rescues = True
+        try:
+            return usual(*arguments, **named)
+        finally:
+            self._rescues = False
+
+
 def _watch_transactions(point: Failpoint) -> None:
     from sqlalchemy import Engine, event
     from sqlalchemy.engine.default import DefaultDialect
 
     from newsletter.service.rescuing import Rescuing
 
-    here = _Transaction()
-    commit, rollback, rescue = DefaultDialect.do_commit, DefaultDialect.do_rollback, Rescuing.rescue
-
-    def begin(_connection: object) -> None:
-        here.wrote = {}
-        point.begin()
-
-    def note(_connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
-        for name in written_by(statement, parameters, in_rescue=here.is_rescue):
-            here.wrote[name] = None
-
-    def do_commit(dialect: DefaultDialect, connection: Any) -> None:  # noqa: ANN401  (whatever the driver has)
-        wrote, here.wrote = here.wrote, {}
-        for name in wrote:
-            point.reach(f"{name}-before-commit")
-        commit(dialect, connection)
-        point.end()
-        for name in wrote:
-            point.reach(f"{name}-after-commit")
-
-    def do_rollback(dialect: DefaultDialect, connection: Any) -> None:  # noqa: ANN401  (whatever the driver has)
-        rollback(dialect, connection)
-        point.end()
-
-    def rescue_watched(*arguments: Any, **named: Any) -> int:  # noqa: ANN401  (handed on)
-        here.is_rescue = True
-        try:
-            return rescue(*arguments, **named)
-        finally:
-            here.is_rescue = False
-
-    event.listen(Engine, "begin", begin)
-    event.listen(Engine, "before_cursor_execute", note)
-    DefaultDialect.do_commit = do_commit  # type: ignore[method-assign]
-    DefaultDialect.do_rollback = do_rollback  # type: ignore[method-assign]
-    Rescuing.rescue = rescue_watched  # type: ignore[method-assign,assignment]
+    ledger = _Ledger(point)
+    event.listen(Engine, "begin", ledger.begin)
+    event.listen(Engine, "before_cursor_execute", ledger.note)
+    _wrap(DefaultDialect, "do_commit", ledger.commit)
+    _wrap(DefaultDialect, "do_rollback", ledger.roll_back)
+    _wrap(Rescuing, "rescue", ledger.rescue)
 
 
 _INSERTS = {"worker": "enrolled", "revision": "published"}
 _EVENTS = ("asked", "confirmed", "left")
 
 
-def written_by(statement: str, parameters: object, *, in_rescue: bool) -> list[str]:
-    """Which of the named steps a statement is part of."""
-    words = " ".join(statement.split())
-    if inserted := re.match(r"INSERT INTO (\w+)", words):
-        table = inserted[1]
-        values = _plain(parameters)
-        if table == "event":
-            return [name for name in _EVENTS if name in values]
-        if table == "delivery":
-            return ["planned"] if "letter" in values else []
-        return [_INSERTS[table]] if table in _INSERTS else []
-    changed = re.match(r"UPDATE delivery SET (.*?) (?:FROM|WHERE) ", words)
-    if changed is None:
-        return []
-    if in_rescue:
-        return ["rescued"]
-    columns = set(re.findall(r"(\w+) ?=", changed[1]))
+def written_by(statement: str, parameters: object) -> str | None:
+    """Which of the named steps a statement is part of, whoever runs it."""
+    inserted = re.match(r"\s*INSERT INTO (\w+)", statement)
+    if inserted is not None:
+        return _inserted(inserted[1], _plain(parameters))
+    columns = _updated(statement)
     if "sent_at" in columns:
-        return ["accepted"]
+        return "accepted"
     if {"handing_over_at", "message_id"} <= columns:
-        return ["handed"]
-    return ["claimed"] if "RETURNING" in words and "owner" in columns else []
+        return "handed"
+    return "claimed" if "owner" in columns and "RETURNING" in statement else None
+
+
+def _inserted(table: str, values: set[str]) -> str | None:
+    if table == "event":
+        return next((name for name in _EVENTS if name in values), None)
+    if table == "delivery":
+        return "planned" if "letter" in values else None
+    return _INSERTS.get(table)
+
+
+def _updated(statement: str) -> set[str]:
+    """The columns of the ledger that a statement sets."""
+    changed = re.match(r"UPDATE delivery SET (.*?) (?:FROM|WHERE) ", " ".join(statement.split()))
+    return set(re.findall(r"(\w+) ?=", changed[1])) if changed else set()
 
 
 def _plain(parameters: object) -> set[str]:
@@ -243,9 +246,10 @@ def _plain(parameters: object) -> set[str]:
         return {parameters}
     if isinstance(parameters, Mapping):
         parameters = list(parameters.values())
+    found: set[str] = set()
     if isinstance(parameters, list | tuple):
-        return set().union(*map(_plain, parameters))
-    return set()
+        found = found.union(*map(_plain, parameters))
+    return found
 
 
 def _watch_moments(point: Failpoint) -> None:
@@ -262,22 +266,25 @@ def _watch_moments(point: Failpoint) -> None:
     )
 
 
-def _nothing() -> None:
-    pass
-
-
-def _around(
-    owner: type, name: str, *, before: Callable[[], None] = _nothing, after: Callable[[], None] = _nothing
-) -> None:
+def _wrap(owner: type, name: str, around: Callable[..., Any]) -> None:
+    """Let `around` stand where a method stood; it is given the method first."""
     usual = getattr(owner, name)
 
-    def watched(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401  (handed on)
-        before()
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        return around(usual, *arguments, **named)
+
+    setattr(owner, name, wrapped)
+
+
+def _around(owner: type, name: str, *, before: Callable[[], None] | None = None, after: Callable[[], None]) -> None:
+    def both(usual: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        if before is not None:
+            before()
         found = usual(*arguments, **named)
         after()
         return found
 
-    setattr(owner, name, watched)
+    _wrap(owner, name, both)
 
 
 def _hurry_leases(haste: int) -> None:
@@ -288,7 +295,8 @@ def _hurry_leases(haste: int) -> None:
 
     database._LONGEST_SILENCE /= haste
     rescuing.LEASE /= haste
-    scheduler.RENEW_EVERY /= haste
+    rescuing.RENEW_EVERY /= haste
+    vars(scheduler)["RENEW_EVERY"] = rescuing.RENEW_EVERY  # it has the name from there
     scheduler.RESCUE_EVERY = max(scheduler.RESCUE_EVERY / haste, timedelta(seconds=0.25))
 
 
@@ -296,7 +304,7 @@ def _claim_few(batch: int) -> None:
     """Let many workers have something of a few letters."""
     from newsletter.service import desk
 
-    assert desk.CLAIM_BATCH >= batch
+    assert batch <= desk.CLAIM_BATCH
     desk.CLAIM_BATCH = batch
 
 
@@ -311,7 +319,7 @@ def _hurry_answers(haste: int) -> None:
     waits = ("connect", "command", "dot", "message")
     short = Timeouts(**{name: getattr(STANDARD_TIMEOUTS, name) / haste for name in waits})
 
-    def begin(self: SmtpMailer, *arguments: Any, **named: Any) -> None:  # noqa: ANN401  (handed on)
+    def begin(self: SmtpMailer, *arguments: Any, **named: Any) -> None:
         usual(self, *arguments, **{**named, "timeouts": short})
 
     SmtpMailer.__init__ = begin  # type: ignore[method-assign]
@@ -325,7 +333,7 @@ def _record_before_handing_over() -> None:
     send, usual_close = SmtpMailer.send, SmtpMailer.close
     waiting: dict[int, Any] = {}
 
-    def send_later(self: SmtpMailer, envelope: Any) -> Verdict:  # noqa: ANN401  (handed on)
+    def send_later(self: SmtpMailer, envelope: Any) -> Verdict:
         flush(self)
         waiting[id(self)] = envelope
         return verdict_of(Stage.DOT, 250, "2.0.0 Taken", host="nobody")
@@ -338,7 +346,7 @@ def _record_before_handing_over() -> None:
         if (envelope := waiting.pop(id(mailer), None)) is not None:
             send(mailer, envelope)
 
-    SmtpMailer.send = send_later  # type: ignore[method-assign,assignment]
+    SmtpMailer.send = send_later  # type: ignore[method-assign]
     SmtpMailer.close = close  # type: ignore[method-assign]
 
 
@@ -349,7 +357,7 @@ def _forget_doubts() -> None:
     from newsletter.service.recording import Recorder
     from newsletter.store.tables import delivery
 
-    def record(_self: Recorder, connection: Any, item: Any, **_: object) -> object:  # noqa: ANN401
+    def record(_self: Recorder, connection: Any, item: Any, **_: object) -> object:
         again = {"state": "planned", "owner": None, "handing_over_at": None, "epoch": delivery.c.epoch + 1}
         connection.execute(update(delivery).where(delivery.c.id == item.id).values(again))
         return item.state

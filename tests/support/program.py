@@ -240,7 +240,7 @@ class Program:
     # Its commands
 
     def command(
-        self, *words: str, seconds: float = START_SECONDS, faults: Faults | None = None, **settings: object
+        self, *words: str, seconds: float = START_SECONDS, faults: Faults | None = None, **settings: Any
     ) -> Finished:
         """Run a command to its end. `settings` and `faults` count for this command only."""
         if not self._covered:
@@ -261,7 +261,7 @@ class Program:
         out, err = (text.decode("utf-8", errors="replace") for text in (finished.stdout, finished.stderr))
         return Finished(code=finished.returncode, out=out, err=err)
 
-    def do(self, *words: str, seconds: float = START_SECONDS, **settings: object) -> str:
+    def do(self, *words: str, seconds: float = START_SECONDS, **settings: Any) -> str:
         """Run a command that must succeed; what it says.
 
         Raises:
@@ -287,7 +287,7 @@ class Program:
         faults: Faults | None = None,
         within: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
-        **settings: object,
+        **settings: Any,
     ) -> Running:
         """Start a command that goes on.
 
@@ -304,7 +304,7 @@ class Program:
         self._running.append(running)
         return running
 
-    def serve(self, *, faults: Faults | None = None, **settings: object) -> tuple[Site, Running]:
+    def serve(self, *, faults: Faults | None = None, **settings: Any) -> tuple[Site, Running]:
         """Start `newsletter run`, and wait until it answers."""
         running = self.start("run", "--port", str(self.port), faults=faults, **settings)
         site = Site(self.base_url)

@@ -1,10 +1,10 @@
 """A wire between a client and a server that can be cut, one way or both, without either of them being told.
 
-    with CuttableWire(target) as wire:
-        ...                       # connect to ("127.0.0.1", wire.port)
-        wire.cut()                # nothing arrives any more, and no connection ends
-        wire.heal()               # what was under way arrives after all
-        wire.tear()               # every connection ends at once
+with CuttableWire(target) as wire:
+    ...                       # connect to ("127.0.0.1", wire.port)
+    wire.cut()                # nothing arrives any more, and no connection ends
+    wire.heal()               # what was under way arrives after all
+    wire.tear()               # every connection ends at once
 """
 
 from __future__ import annotations
