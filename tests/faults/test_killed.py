@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +12,10 @@ from tests.faults.comparison import compare, subject_of
 from tests.faults.conftest import KILLS, MANY, Report
 from tests.faults.scene import Scene, kill_when, readers, wait_for_the_moment
 from tests.journeys.books import repeated
-from tests.journeys.conftest import CROWD, MONDAY, THURSDAY, OpenBooks, OpenProgram, SeededDatabase
+from tests.journeys.conftest import CROWD, FEW, MONDAY, THURSDAY, OpenBooks, OpenProgram, SeededDatabase
+from tests.support.failpoints import Faults
 from tests.support.program import Running
-from tests.support.smtp_server import Hang, SmtpServer
+from tests.support.smtp_server import Delay, Hang, SmtpServer
 
 CONNECTIONS = 4
 WEEK = timedelta(days=7)
@@ -195,3 +198,46 @@ def test_who_prefers_a_gap_gets_no_double(
     program.drain()
     assert len(smtp_server.ledger) == 2
     assert len({received.content for received in smtp_server.ledger}) == 1
+
+
+# --- how soon the others go on --------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.postgres
+@pytest.mark.parametrize(("where", "at_most_seconds"), [("this host", 30), ("another host", 75)])
+def test_what_a_killed_worker_had_claimed_is_back_at_work(
+    where: str,
+    at_most_seconds: int,
+    seeded_postgres: SeededDatabase,
+    open_program: OpenProgram,
+    open_books: OpenBooks,
+    smtp_server: SmtpServer,
+    tmp_path: Path,
+    report: Report,
+):
+    """Within 30 seconds where its host knows that it is dead, else within 75: the time that a lease takes."""
+    program = open_program(seeded_postgres(FEW), smtp_connections=1)
+    program.set_clock(THURSDAY - timedelta(hours=1))
+    books = open_books(program)
+    smtp_server.script("dot", Delay(0.5))
+    living = program.start("worker", faults=Faults(batch=2))
+    # Who has another folder for the signs of life is, to the others, on another host.
+    apart = {"TMPDIR": str(tmp_path)} if where == "another host" else {}
+    killed = program.start("worker", faults=Faults(step="claimed-after-commit", batch=2), variables=apart)
+    living.wait_for(lambda: "worker_started" in living.log and "worker_started" in killed.log)
+    program.set_clock(THURSDAY)
+    assert killed.wait() == -9
+    began = time.monotonic()
+    owner = f"-{killed.pid}"
+    living.wait_for(
+        lambda: not any(row.owner.endswith(owner) for row in books.deliveries(state="claimed")), seconds=120
+    )
+    back_after = time.monotonic() - began
+    living.wait_for(lambda: books.count("sent") == FEW)
+    found = compare(smtp_server, books, program)
+    report(found, fault=f"killed on {where}: back at work", program=program, events=1,
+           back_after_seconds=round(back_after, 1))  # fmt: skip
+    assert found.keeps_the_promise(), found
+    assert found.flagged == 0
+    assert back_after <= at_most_seconds

@@ -317,7 +317,7 @@ class TestTransactions:
                 assert connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "1min"
                 driver = connection.connection.driver_connection
                 assert driver is not None
-                found = {option: value for option, value in driver.info.get_parameters().items()}
+                found = driver.info.get_parameters()
                 assert f"{int(found['tcp_user_timeout']) // 1000}s" == patience
                 assert found["keepalives_idle"] == "15"
             database.close()
