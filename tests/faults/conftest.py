@@ -52,10 +52,18 @@ Report = Callable[..., None]
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what only `make faults` runs."""
-    long = [item for item in items if item.get_closest_marker("long") and not IS_LONG]
+    long = [item for item in items if not IS_LONG and _is_long(item)]
     if long:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+
+
+def _is_long(item: pytest.Item) -> bool:
+    if item.get_closest_marker("long"):
+        return True
+    quick = item.get_closest_marker("quick")
+    engine = item.callspec.params.get("seeded_database") if hasattr(item, "callspec") else None
+    return quick is not None and engine not in quick.args
 
 
 @pytest.fixture(scope="session")

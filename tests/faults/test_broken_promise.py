@@ -11,6 +11,7 @@ from tests.support.smtp_server import SmtpServer
 READERS = 4
 
 
+@pytest.mark.quick("sqlite")
 def test_who_records_before_handing_over_is_seen_to_lose_letters(
     seeded_database: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer,
     report: Report,
@@ -27,6 +28,7 @@ def test_who_records_before_handing_over_is_seen_to_lose_letters(
     assert not found.keeps_the_promise()
 
 
+@pytest.mark.quick("postgres")
 def test_who_forgets_a_doubt_is_seen_to_double_unflagged(
     seeded_database: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer,
     report: Report,

@@ -21,7 +21,11 @@ WEEK = timedelta(weeks=1)
 HOUR = timedelta(hours=1)
 
 
-@pytest.mark.parametrize("jump", [MONTH, -MONTH], ids=["a month ahead", "a month back"])
+@pytest.mark.quick("sqlite")
+@pytest.mark.parametrize(
+    "jump",
+    [pytest.param(MONTH, id="a month ahead", marks=pytest.mark.long), pytest.param(-MONTH, id="a month back")],
+)
 def test_a_clock_that_jumps_sends_nobody_two_letters_and_nobody_is_silent_afterwards(
     jump: timedelta, seeded_database: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks,
     smtp_server: SmtpServer, scene: Scene, report: Report,

@@ -25,6 +25,7 @@ def own_content(small_content: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_content, tmp_path / "content"))
 
 
+@pytest.mark.quick("sqlite")
 def test_each_letter_is_of_one_revision_whatever_is_published_meanwhile(
     own_content: Path, seeded_database: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks,
     smtp_server: SmtpServer, scene: Scene, report: Report,

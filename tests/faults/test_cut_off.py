@@ -37,7 +37,9 @@ def through(wire: CuttableWire, url: str) -> str:
 
 
 @pytest.mark.timeout(200 * CUTS)
-@pytest.mark.parametrize("ways", ["both", pytest.param("to_server", marks=pytest.mark.long), "to_client"])
+@pytest.mark.parametrize(
+    "ways", ["both", *(pytest.param(way, marks=pytest.mark.long) for way in ("to_server", "to_client"))]
+)
 def test_cut_off_for_longer_than_its_lease_it_sends_nothing_more(
     ways: str,
     wire: CuttableWire,

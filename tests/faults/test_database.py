@@ -111,6 +111,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", place], check=True)
 
 
+@pytest.mark.long
 def test_a_full_disk_stops_the_sending_and_lies_to_nobody(
     small_disk: Path,
     seeded_sqlite: SeededDatabase,

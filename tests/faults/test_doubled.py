@@ -12,6 +12,7 @@ from tests.support.smtp_server import SmtpServer
 READERS = 5000 if IS_LONG else 240
 
 
+@pytest.mark.quick("postgres")
 def test_three_workers_and_the_site_send_each_letter_once(
     seeded_database: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer,
     report: Report,

@@ -20,7 +20,10 @@ HASTE = 12
 """Leases of five seconds, and less than a minute in place of eleven."""
 
 
-@pytest.mark.parametrize("step", ["claimed-after-commit", "before-bytes", "answered"])
+@pytest.mark.parametrize(
+    "step",
+    ["before-bytes", *(pytest.param(step, marks=pytest.mark.long) for step in ("claimed-after-commit", "answered"))],
+)
 def test_stopped_past_its_lease_it_takes_nothing_from_who_went_on(
     step: str,
     seeded_database: SeededDatabase,

@@ -20,6 +20,7 @@ READERS = 2000 if IS_LONG else 120
 VISITORS = 4
 
 
+@pytest.mark.quick("postgres")
 @pytest.mark.timeout(900 if IS_LONG else 120)
 def test_once_leaving_is_answered_only_what_was_handed_over_arrives(
     seeded_database: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer,
