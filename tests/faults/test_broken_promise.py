@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.faults.comparison import compare
 from tests.faults.conftest import Report
 from tests.journeys.conftest import THURSDAY, OpenBooks, OpenProgram, SeededDatabase

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.faults.comparison import compare
 from tests.faults.conftest import IS_LONG, Report
 from tests.faults.scene import readers, wait_until
