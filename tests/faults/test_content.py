@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from tests.faults.comparison import compare
 from tests.faults.conftest import IS_LONG, Report
-from tests.faults.scene import Scene, readers
+from tests.faults.scene import readers
 from tests.journeys.conftest import THURSDAY, OpenBooks, OpenProgram, SeededDatabase
 from tests.journeys.reading import part, read
-from tests.support.smtp_server import SmtpServer
+from tests.support.smtp_server import Session, SmtpServer
 
 READERS = 3000 if IS_LONG else 120
 PUBLICATIONS = 20 if IS_LONG else 3
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Lets letters through while it is open, and not all at once."""
+
+    open: threading.Event = field(default_factory=threading.Event)
+    speaks: ClassVar[bool] = False
+
+    def take(self, session: Session) -> None:
+        session.sleep(0.05)
+        self.open.wait(60)
 
 
 @pytest.fixture
@@ -28,7 +44,7 @@ def own_content(small_content: Path, tmp_path: Path) -> Path:
 @pytest.mark.quick("sqlite")
 def test_each_letter_is_of_one_revision_whatever_is_published_meanwhile(
     own_content: Path, seeded_database: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks,
-    smtp_server: SmtpServer, scene: Scene, report: Report,
+    smtp_server: SmtpServer, chance: random.Random, report: Report,
 ):  # fmt: skip
     """Every letter says what its revision says; what is broken is refused, and the sending goes on."""
     templates = own_content.parent / "templates"
@@ -36,18 +52,23 @@ def test_each_letter_is_of_one_revision_whatever_is_published_meanwhile(
     templates.mkdir()
     program.set_clock(THURSDAY)
     books = open_books(program)
+    gate = Gate()
+    gate.open.set()
+    smtp_server.script("dot", gate)
     worker = program.start("worker")
     first = own_content / "sequences/three/01-first-stone.md"
     says = {1: "One stone."}
     for number in range(2, PUBLICATIONS + 2):
-        enough = min(len(smtp_server.ledger) + scene.chance.randint(3, 15), READERS)
+        enough = min(len(smtp_server.ledger) + chance.randint(3, 15), READERS)
         worker.wait_for(lambda enough=enough: len(smtp_server.ledger) >= enough)
+        # What is in hand now is of the edition before.
+        gate.open.clear()
         says[number] = f"Stone of edition {number}."
         first.write_text(f"---\nsubject: Edition {number}\n---\nHello,\n\n{says[number]}\n", encoding="utf-8")
         program.do("publish")
+        gate.open.set()
         break_and_publish(first, program.command)
         break_and_publish(templates / "letter.html", program.command)
-    scene.passed.clear()
     smtp_server.forget_scripts()
     worker.wait_for(lambda: books.count("sent") == READERS)
     assert worker.terminate() == 0

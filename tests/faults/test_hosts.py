@@ -17,7 +17,7 @@ from tests.journeys.conftest import OpenBooks, OpenProgram, seed
 from tests.journeys.content import SERIES
 from tests.support.failpoints import Faults
 from tests.support.namespaces import NamespacesMissingError, Network
-from tests.support.postgres import Cluster, PostgresMissingError, find_binaries
+from tests.support.postgres import Cluster, Server, find_binaries
 from tests.support.program import Program, Running
 from tests.support.smtp_server import SmtpServer
 
@@ -39,12 +39,9 @@ def network() -> Iterator[Network]:
 
 
 @pytest.fixture
-def far_cluster(network: Network) -> Iterator[Cluster]:
-    """A PostgreSQL that all of them reach."""
-    try:
-        cluster = Cluster(find_binaries(), address=network.address)
-    except PostgresMissingError as error:
-        pytest.skip(f"not run without PostgreSQL: {error}")
+def far_cluster(postgres: Server, network: Network) -> Iterator[Cluster]:
+    """A PostgreSQL that all of them reach; where there is none, `postgres` says so."""
+    cluster = Cluster(find_binaries(), address=network.address)
     yield cluster
     cluster.close()
 
