@@ -80,5 +80,5 @@ def kill_when(worker: Running, server: SmtpServer, condition: Callable[[SmtpServ
 
 
 def readers(count: int) -> list[str]:
-    """The addresses of so many seeded readers."""
-    return [f"reader-{number:03}@example.org" for number in range(count)]
+    """The addresses of so many seeded readers, in their order as text."""
+    return sorted(f"reader-{number:03}@example.org" for number in range(count))

@@ -70,7 +70,7 @@ def test_each_letter_is_of_one_revision_whatever_is_published_meanwhile(
         break_and_publish(first, program.command)
         break_and_publish(templates / "letter.html", program.command)
     smtp_server.forget_scripts()
-    worker.wait_for(lambda: books.count("sent") == READERS)
+    worker.wait_for(lambda: books.count("sent") == READERS, seconds=600 if IS_LONG else 60)
     assert worker.terminate() == 0
 
     found = compare(smtp_server, books, program)

@@ -28,7 +28,7 @@ def test_three_workers_and_the_site_send_each_letter_once(
     workers.append(program.serve(faults=few)[1])
     wait_until(lambda: all("worker_started" in worker.log for worker in workers))
     program.set_clock(THURSDAY)
-    workers[0].wait_for(lambda: books.count("sent") == READERS)
+    workers[0].wait_for(lambda: books.count("sent") == READERS, seconds=600 if IS_LONG else 60)
     assert [worker.terminate() for worker in workers] == [0] * len(workers)
     found = compare(smtp_server, books, program)
     report(found, fault="schedulers doubled", program=program, events=len(workers))

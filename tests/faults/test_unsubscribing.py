@@ -51,7 +51,7 @@ def test_once_leaving_is_answered_only_what_was_handed_over_arrives(
     for visitor in visitors:
         visitor.join()
     assert len(farewells) == len(leavers)
-    worker.wait_for(lambda: books.count("planned", "claimed", "handing_over", "uncertain") == 0)
+    worker.wait_for(lambda: books.count("planned", "claimed", "handing_over", "uncertain") == 0, seconds=600)
     assert [running.terminate(), worker.terminate()] == [0, 0]
 
     found = compare(smtp_server, books, program, farewells)
