@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from benchmarks.bench import Bench
 
 _LETTERS = 1_000
-_CONNECTIONS = 200
-"""What an operator would set for such a server. A letter takes two replies, so that each has eight letters a second."""
+_CONNECTIONS = 300
+"""What an operator would set for such a server. A letter takes two replies, so that each connection has four letters a second."""
 
 _DELAYS = {"near": (0.0, 0.0), "far": (0.05, 0.2)}
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _READER = "018f0000000040008000"
 _SUBSCRIPTION = "018f0000000070008000"
 _LETTER = "018f0000000070009000"
-_NEW_LETTER = "019f0000000070009000"
+_NEW_LETTER = "019f00000000700090"
 _A_WEEK = timedelta(days=7)
 
 
@@ -106,7 +106,7 @@ class Rows:
             _run(connection, f"""
                 INSERT INTO delivery (id, kind, dedup_key, subscriber_id, subscription_id, sequence_key, round, step,
                     state, due_at, next_try_at, created_at)
-                {self._chosen(number, turn=turn)} SELECT {self._id(_NEW_LETTER)}, 'letter',
+                {self._chosen(number, turn=turn)} SELECT {self._id(f"{_NEW_LETTER}{step:02x}")}, 'letter',
                     'letter:{_SUBSCRIPTION}-' || {self._hex()} || ':1:{identity}', {self._id(_READER)},
                     {self._id(_SUBSCRIPTION)}, '{self._installation.sequence}', 1, '{identity}', 'planned', :due, :due,
                     :now FROM series
@@ -120,7 +120,7 @@ class Rows:
     def sent(self, *, since: datetime) -> tuple[int, datetime | None, datetime | None]:
         """How many letters were accepted after `since`, and the first and the last instant of that."""
         # By their ids, which are those of today: a ledger of millions is not read through for it.
-        new = f"id >= '{_NEW_LETTER + '0' * 12}'"
+        new = f"id >= '{_NEW_LETTER + '0' * 14}'"
         statement = text(f"SELECT count(*), min(sent_at), max(sent_at) FROM delivery WHERE {new} AND sent_at > :since")
         statement = statement.bindparams(bindparam("since", type_=UtcDateTime()))
         with self._engine.connect() as connection:

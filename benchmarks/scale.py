@@ -63,7 +63,8 @@ def _measure_on(bench: Bench, database: str, sizes: list[int]) -> None:
                 rate = _send(installation, bench.letters, port=port, turn=turn)
                 bench.figures.add(f"history_per_second.{database}.{name}", rate)
         for size in (sizes[0], sizes[-1]):
-            seconds = _start(installed[size], turn=turn)
+            # Others than those to whom a letter was just sent.
+            seconds = _start(installed[size], turn=bench.runs + turn)
             bench.figures.add(f"start_seconds.{database}.{in_short(size)}", seconds)
     for installation in (*installed.values(), fresh):
         bench.remove(installation)
