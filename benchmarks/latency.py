@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _LETTERS = 1_000
 _CONNECTIONS = 300
-"""What an operator would set for such a server. A letter takes two replies, so that each connection has four letters a second."""
+"""What an operator would set for such a server: a letter takes two replies, so that a connection has four a second."""
 
 _DELAYS = {"near": (0.0, 0.0), "far": (0.05, 0.2)}
 
