@@ -48,7 +48,7 @@ def sink() -> Iterator[int]:
 
 
 def smtp_source(port: int, message: Path, *, number: int) -> float:
-    """Messages a second of `smtp-source -s 10 -d`."""
+    """Messages a second of `smtp-source -s 10 -d`; the file has bare line feeds, as it wants them."""
     began = time.perf_counter()
     subprocess.run(
         [

@@ -1,28 +1,27 @@
-"""An installation with as many letters due as are asked for."""
+"""An installation with a database of its own, and the workers that serve it."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from typing import TYPE_CHECKING
 
-from sqlalchemy import create_engine, func, insert, select
-
-from newsletter.bootstrap import open_app, publish_first
+from benchmarks.rows import Rows
+from newsletter.bootstrap import App, open_app, publish_first
 from newsletter.settings import load_settings
-from newsletter.store import tables
-from newsletter.store.types import ordered_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SEQUENCE = "trust"
-_CHUNK = 5_000
+_LOOK_EVERY_SECONDS = 0.05
+_END_WITHIN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -47,120 +46,146 @@ class Rate:
         return self.letters / self.seconds
 
 
-class Installation:
-    """A database and a folder of its own.
+class Worker:
+    """A worker's process.
 
-    Args:
-        settings: more of them, by name as in the environment without the prefix.
+    Attributes:
+        peak_rss_mb: the most memory it had so far. The kernel's account of an ended child would not do: it begins
+            with what the parent had when the child was made.
     """
 
-    def __init__(self, folder: Path, database_url: str, mail_url: str, **settings: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.peak_rss_mb = 0.0
+        self.cpu_seconds = 0.0
+
+    def has_ended(self) -> bool:
+        """Whether it has; its memory is looked at.
+
+        Raises:
+            RuntimeError: it ended badly.
+        """
+        if self._process.returncode is not None:
+            return True
+        self._look()
+        number, status, usage = os.wait4(self._process.pid, os.WNOHANG)
+        if number == 0:
+            return False
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        self.cpu_seconds = usage.ru_utime + usage.ru_stime
+        if self._process.returncode != 0:
+            message = f"A worker ended with {self._process.returncode}."
+            raise RuntimeError(message)
+        return True
+
+    def end(self) -> None:
+        """Ask it to end, and wait until it has."""
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+        give_up_at = time.monotonic() + _END_WITHIN_SECONDS
+        while not self.has_ended():
+            if time.monotonic() > give_up_at:
+                self._process.kill()
+            time.sleep(_LOOK_EVERY_SECONDS)
+
+    def _look(self) -> None:
+        try:
+            lines = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii", errors="replace")
+        except OSError:
+            return
+        for line in lines.splitlines():
+            if line.startswith("VmHWM:"):
+                self.peak_rss_mb = max(self.peak_rss_mb, int(line.split()[1]) / 1024)
+
+
+class Installation:
+    """A database and a folder of its own, with the shipped content published.
+
+    Args:
+        port: of the mail server on this machine.
+        settings: more of them, by name as in the environment without the prefix.
+
+    Attributes:
+        steps: the identities of the sequence's steps.
+        letter: its first letter, as it leaves.
+    """
+
+    sequence = "trust"
+
+    def __init__(self, folder: Path, database_url: str, *, port: int, **settings: str) -> None:
         self.folder = folder
         self.database_url = database_url
+        self.is_sqlite = database_url.startswith("sqlite")
         self.environment = {
             "NEWSLETTER_DATABASE_URL": database_url,
-            "NEWSLETTER_MAIL_URL": mail_url,
+            "NEWSLETTER_MAIL_URL": f"smtp://127.0.0.1:{port}",
             "NEWSLETTER_FROM": "Letters <letters@example.com>",
             "NEWSLETTER_BASE_URL": "http://127.0.0.1:8000",
             "NEWSLETTER_SECRET_KEY": "a key for benchmarks that is long enough",
             "NEWSLETTER_LOG_FORMAT": "json",
             **{f"NEWSLETTER_{name}": value for name, value in settings.items()},
         }
-        self._prepare()
+        self.steps: list[str] = []
+        self.letter = b""
+        self._publish()
+        self.rows = Rows(self)
 
-    def _prepare(self) -> None:
+    def deliver_to(self, port: int) -> None:
+        """Use another mail server on this machine from now on."""
+        self.environment["NEWSLETTER_MAIL_URL"] = f"smtp://127.0.0.1:{port}"
+
+    @contextmanager
+    def opened(self) -> Iterator[App]:
+        """The wired program in this process."""
+        before = dict(os.environ)
         os.environ.update(self.environment)
         try:
-            app = open_app(load_settings(env_file=self.folder / "none"))
+            settings = load_settings(env_file=self.folder / "none")
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        app = open_app(settings)
+        try:
+            yield app
+        finally:
+            app.close()
+
+    def _publish(self) -> None:
+        with self.opened() as app:
             app.database.upgrade()
             publish_first(app)
             edition = app.publishing.live()
-            app.close()
-        finally:
-            for name in self.environment:
-                del os.environ[name]
-        if edition is None:
-            message = "Nothing was published."
-            raise RuntimeError(message)
-        sequence = edition.revision.sequence(SEQUENCE)
-        if sequence is None:
-            message = f"There is no sequence {SEQUENCE}."
-            raise RuntimeError(message)
-        self._step = sequence.steps[0].identity
+            sequence = None if edition is None else edition.revision.sequence(self.sequence)
+            if edition is None or sequence is None:
+                message = f"There is no sequence {self.sequence}."
+                raise RuntimeError(message)
+            self.steps = [step.identity for step in sequence.steps]
+            letters = app.previewing.letters(
+                edition.revision, sequence, country=None, discreet=False, now=datetime.now(UTC)
+            )
+            self.letter = next(letters).message
 
-    def add_due(self, number: int) -> None:
-        """Add so many readers, each with a first letter that is planned and due."""
-        engine = create_engine(_with_driver(self.database_url))
-        for chunk in _chunks(number):
-            readers, records, letters = zip(*(self._one() for _ in range(chunk)), strict=True)
-            with engine.begin() as connection:
-                connection.execute(insert(tables.subscriber), list(readers))
-                connection.execute(insert(tables.subscription), list(records))
-                connection.execute(insert(tables.delivery), list(letters))
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("ANALYZE")
-        engine.dispose()
-
-    def _one(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        now = datetime.now(UTC)
-        reader, record = uuid4(), ordered_id()
-        address = f"reader-{reader.hex}@example.net"
-        due = now - timedelta(minutes=1)
-        return (
-            {
-                "id": reader, "address": address, "address_key": address, "timezone": "Europe/Berlin",
-                "weekday": 3, "at": "08:00", "country": None, "discreet": False, "created_at": now,
-            },
-            {
-                "id": record, "subscriber_id": reader, "sequence_key": SEQUENCE, "state": "active", "round": 1,
-                "seen_revision": 1, "created_at": now, "confirmed_at": now,
-            },
-            {
-                "id": ordered_id(), "kind": "letter", "dedup_key": f"letter:{record}:1:{self._step}",
-                "subscriber_id": reader, "subscription_id": record, "sequence_key": SEQUENCE, "round": 1,
-                "step": self._step, "state": "planned", "due_at": due, "next_try_at": due, "created_at": now,
-            },
-        )  # fmt: skip
+    def start_worker(self, *options: str) -> Worker:
+        """A worker in a process of its own."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "newsletter", "worker", *options],
+            env={**os.environ, **self.environment},
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        return Worker(process)
 
     def drain(self, *, workers: int = 1) -> Rate:
         """Let workers send all that is due, and say how quickly they did."""
-        before = self._sent()[0]
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-m", "newsletter", "worker", "--drain"],
-                env={**os.environ, **self.environment},
-                cwd=self.folder,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            for _ in range(workers)
-        ]
-        cpu_seconds, peak_rss_mb = 0.0, 0.0
-        for process in started:
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode != 0:
-                message = f"A worker ended with {process.returncode}."
-                raise RuntimeError(message)
-            cpu_seconds += usage.ru_utime + usage.ru_stime
-            peak_rss_mb = max(peak_rss_mb, usage.ru_maxrss / 1024)
-        letters, seconds = self._sent()
-        return Rate(letters - before, seconds, cpu_seconds, peak_rss_mb)
-
-    def _sent(self) -> tuple[int, float]:
-        engine = create_engine(_with_driver(self.database_url))
-        sent = select(func.count(), func.min(tables.delivery.c.sent_at), func.max(tables.delivery.c.sent_at))
-        with engine.connect() as connection:
-            count, first, last = connection.execute(sent.where(tables.delivery.c.state == "sent")).one()
-        engine.dispose()
-        return count, (last - first).total_seconds() if count else 0.0
-
-
-def _chunks(number: int) -> Iterator[int]:
-    while number > 0:
-        yield min(number, _CHUNK)
-        number -= _CHUNK
-
-
-def _with_driver(url: str) -> str:
-    return url.replace("postgresql://", "postgresql+psycopg://", 1)
+        began = datetime.now(UTC)
+        started = [self.start_worker("--drain") for _ in range(workers)]
+        while not all([worker.has_ended() for worker in started]):  # noqa: C419  (each of them is looked at)
+            time.sleep(_LOOK_EVERY_SECONDS)
+        count, first, last = self.rows.sent(since=began)
+        return Rate(
+            letters=count,
+            seconds=(last - first).total_seconds() if first and last else 0.0,
+            cpu_seconds=sum(worker.cpu_seconds for worker in started),
+            peak_rss_mb=max(worker.peak_rss_mb for worker in started),
+        )

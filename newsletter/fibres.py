@@ -35,7 +35,9 @@ WRITABLE = select.POLLOUT
 _LOOK_EVERY_SECONDS = 0.1
 """How often the hub looks whose time is over; no earlier end of a wait depends on it."""
 
-_THREADS = 16
+_THREADS = 512
+"""At most, for all that is elsewhere at once: a mail server that is far away keeps each handshake waiting, and neither
+the other handshakes nor the database must wait behind it. There are never more than are needed."""
 
 
 class Signal(Protocol):

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from newsletter.cli.session import Parent, Processes, fail, note, opened_app, run_processes, stopping
+from newsletter.cli.session import Parent, Processes, fail, note, opened_app, run_processes, stopping, wait_for
 from newsletter.errors import ContentErrors, PublishRefused, SettingsError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _work(app: App, stop: Event) -> None:
     scheduler = Scheduler(app)
     scheduler.start()
     try:
-        stop.wait()
+        wait_for(stop)
     finally:
         scheduler.shut_down()
 

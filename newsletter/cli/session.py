@@ -25,6 +25,8 @@ Processes = Annotated[int, typer.Option(min=1, help="So many processes on this m
 Parent = Annotated[int | None, typer.Option(hidden=True, help="A pipe; the command ends when it is closed.")]
 """Given by a parent to the processes that it starts."""
 
+_LOOK_UP_SECONDS = 0.5
+
 
 def console(*, stderr: bool = False) -> Console:
     """Where tables and sentences go."""
@@ -107,6 +109,16 @@ def stopping(parent: int | None = None) -> Iterator[Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def wait_for(stop: Event) -> None:
+    """Wait until an event of `stopping` is set.
+
+    The system may tell another thread of a signal, and then nothing would wake this one, which is the one that
+    Python lets hear of it: so it looks up twice a second.
+    """
+    while not stop.wait(_LOOK_UP_SECONDS):
+        pass
 
 
 def run_processes(command: Sequence[str], number: int, *, for_ever: bool) -> None:

@@ -185,6 +185,13 @@ class _Ledger(threading.local):
         for name in wrote:
             self._point.reach(f"{name}-after-commit")
 
+    def note_each(
+        self, usual: Callable[..., set[Any]], prepared: object, connection: object, form: Any, rows: Any, shared: object
+    ) -> set[Any]:
+        """What SQLite is told row by row, past SQLAlchemy's hook."""
+        self.note(connection, None, form.text, [list(row.values()) for row in rows], None, True)
+        return usual(prepared, connection, form, rows, shared)
+
     def roll_back(self, usual: Callable[..., None], dialect: object, connection: object) -> None:
         usual(dialect, connection)
         self._point.end()
@@ -213,10 +220,12 @@ def _watch_transactions(point: Failpoint) -> None:
     from sqlalchemy.engine.default import DefaultDialect
 
     from newsletter.service.rescuing import Rescuing
+    from newsletter.store.prepared import PreparedUpdate
 
     ledger = _Ledger(point)
     event.listen(Engine, "begin", ledger.begin)
     event.listen(Engine, "before_cursor_execute", ledger.note)
+    _wrap(PreparedUpdate, "_run_each", ledger.note_each)
     _wrap(DefaultDialect, "do_commit", ledger.commit)
     _wrap(DefaultDialect, "do_rollback", ledger.roll_back)
     _wrap(Rescuing, "rescue", ledger.rescue)

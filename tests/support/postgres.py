@@ -142,11 +142,13 @@ class Cluster(Server):
 
     Args:
         address: where it listens besides, on a port that it keeps, and trusts whoever comes.
+        settings: of the server, instead of or beside the ones for tests.
     """
 
-    def __init__(self, binaries: Binaries, *, address: str = "") -> None:
+    def __init__(self, binaries: Binaries, *, address: str = "", settings: Mapping[str, str] | None = None) -> None:
         self._address = address
         self._account = _account()
+        self._settings = dict(settings or {})
         self._folder = _new_folder(self._account)
         self._watchdog = subprocess.Popen(
             ["/bin/sh", "-c", WATCHDOG, "watchdog", str(self._folder)],
@@ -255,6 +257,7 @@ class Cluster(Server):
             "full_page_writes": "off",
             "max_connections": "100",
             "jit": "off",
+            **self._settings,
         }
         command: list[str | Path] = [self._bin_dir / "postgres", "-D", self._folder / "data"]
         for name, value in settings.items():
@@ -315,15 +318,18 @@ class Cluster(Server):
         return "\n".join(lines[-20:])
 
 
-def open_server(environment: Mapping[str, str] = os.environ) -> Server:
+def open_server(environment: Mapping[str, str] = os.environ, *, settings: Mapping[str, str] | None = None) -> Server:
     """Return a server from the first of the three sources that is there.
+
+    Args:
+        settings: of a server that is started here; one that runs already keeps its own.
 
     Raises:
         PostgresMissingError: None of them is.
     """
     if address := environment.get("TEST_DATABASE_URL"):
         return Server(make_url(address).set(drivername="postgresql+psycopg"))
-    return Cluster(find_binaries())
+    return Cluster(find_binaries(), settings=settings)
 
 
 def find_binaries() -> Binaries:
