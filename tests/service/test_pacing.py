@@ -390,16 +390,16 @@ class TestCircuit:
 
     def test_what_is_claimed_already_is_kept_back_at_once(self, house_of: Callable[..., House]):
         house = house_of()
-        assert house.app.pacing.kept_back_until(GMAIL, now=house.now) is None
+        theirs, others = (house.reader(f"maria@{domain}").record for domain in (GMAIL, "example.org"))
+        assert not house.app.pacing.keeps_back(theirs, letters=True)
         self.open_gmail(house)
-        until = house.app.pacing.kept_back_until(GMAIL, now=house.now)
-        assert until is not None
-        assert house.now < until <= house.now + timedelta(minutes=1)
-        assert house.app.pacing.kept_back_until("example.org", now=house.now) is None
+        for letters in (True, False):
+            assert house.app.pacing.keeps_back(theirs, letters=letters)
+            assert not house.app.pacing.keeps_back(others, letters=letters)
         house.app.pacing.forgive(GMAIL, now=house.now)
         look_again(house)
         claim(house)
-        assert house.app.pacing.kept_back_until(GMAIL, now=house.now) is None
+        assert not house.app.pacing.keeps_back(theirs, letters=True)
 
     def test_the_operators_word_lets_all_go_on_at_once(self, house_of: Callable[..., House]):
         house = house_of()
