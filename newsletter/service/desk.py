@@ -320,7 +320,9 @@ class Desk:
         )
 
     def _may_claim(self) -> bool:
-        return not self._stop.is_set() and time.monotonic() >= self._claims_from
+        if self._stop.is_set():
+            return False
+        return not self._claims_from or time.monotonic() >= self._claims_from
 
     def _take_in(self, claim: Claim | None) -> None:
         """Keep what was claimed, and to what the pace says, once it is committed."""

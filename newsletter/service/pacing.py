@@ -183,6 +183,10 @@ class Pacing:
             destinations.save_destinations(connection, [known.forgive()])
             if name != RELAY:
                 destinations.bring_forward(connection, name, now=now)
+        with self._mutex:
+            self._look_at = 0.0
+            self._remember(name, None)
+            self._bar(name, None, now=now)
         log.info("circuit_closed" if known.is_open else "destination_recovered", destination=name, by="operator")
 
     # What is underneath
