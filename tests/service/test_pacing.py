@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
-from sqlalchemy import event, select, update
+from sqlalchemy import event, select, text, update
 
 from newsletter.domain.delivery import Outcome, State
 from newsletter.domain.destination import RELAY
@@ -21,8 +21,10 @@ from tests.support.building import House
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from newsletter.service.pacing import Claim
+    from tests.support.smtp_server import SmtpServer
 
 TUESDAY = "2026-11-24 09:00"
 YES = verdict_of(Stage.DOT, 250, "2.0.0 Taken", host="mail.example")
@@ -242,6 +244,40 @@ class TestWarmUp:
         other = house_of(warm_up="2,10")
         other.at(TUESDAY)
         assert len(claim(other).items) == 2
+
+
+@pytest.mark.postgres
+def test_workers_that_claim_at_once_send_no_more_than_the_days_number(
+    migrated_postgres_url: str, tmp_path: Path, post: SmtpServer
+):
+    """The second one waits until the first one has written down how much it took."""
+    houses = [House(migrated_postgres_url, tmp_path, post=post, warm_up="3") for _ in range(2)]
+    houses[0].sequence("trust", "one")
+    houses[0].publish()
+    for house in houses:
+        house.app.rescuing.enrol(house.worker, host="here")
+    due(houses[0], *["example.org"] * 6)
+    houses[1].at(TUESDAY)
+    assert len(claim(houses[0], limit=1).items) == 1  # the plan has begun: there is a row to lock
+    second: list[int] = []
+    thread = Thread(target=lambda: second.append(len(claim(houses[1]).items)))
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with houses[0].app.database.write() as connection:
+        found = houses[0].app.pacing.claim(connection, owner=houses[0].worker, letters=True, limit=1, now=houses[0].now)
+        thread.start()
+        give_up_at = monotonic() + 60
+        while not second and monotonic() < give_up_at:
+            with houses[0].app.database.read() as other:
+                if other.scalar(waiting):
+                    break
+            sleep(0.01)
+        assert len(found.items) == 1
+    thread.join()
+    assert second == [1]
+    for house in houses:
+        house.close()
 
 
 class TestDomainRate:
