@@ -152,13 +152,14 @@ def test_the_fleet_has_no_more_connections_than_its_mail_server_allows(
     seeded_postgres: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer
 ):
     """Two workers that want ten share seven: the server never sees more, and all letters leave."""
-    allowed, readers = 7, 60
+    # More than one worker claims at a time, so that there is something for both.
+    allowed, readers = 7, 240
     program = open_program(seeded_postgres(readers), smtp_connections=4, fleet_connections=allowed)
     program.set_clock(MONDAY)
     books = open_books(program)
     count = Count()
     smtp_server.script("banner", count)
-    smtp_server.script("dot", Delay(0.05))
+    smtp_server.script("dot", Delay(0.02))
     workers = [program.start("worker") for _ in range(2)]
     for worker in workers:
         worker.wait_for(lambda worker=worker: "worker_started" in worker.log)
