@@ -52,11 +52,9 @@ class Crew:
             How many were accepted.
         """
         self._close_surplus()
-        if not any(lane.is_fit() for lane in self._lanes):
-            return 0
         with self._desk.attended():
             # Most ticks find nothing.
-            return self._hub.run(self._conduct) if self._desk.has_work() or self._desk.more_comes_soon else 0
+            return self._hub.run(self._conduct) if self._has_work() else 0
 
     @property
     def connections(self) -> int:
@@ -73,9 +71,16 @@ class Crew:
             if lane.is_connected and not lane.is_wanted:
                 lane.close()
 
+    def _has_work(self) -> bool:
+        if any(lane.owes for lane in self._lanes):
+            return True
+        is_able = any(lane.is_fit() for lane in self._lanes)
+        return is_able and (self._desk.has_work() or self._desk.more_comes_soon)
+
     def _conduct(self) -> int:
         accepted = 0
-        at_work: dict[Fibre, Lane] = {}
+        # What the desk was not told is told first, also by a lane that may not send.
+        at_work = {self._hub.start(partial(self._let_work, lane)): lane for lane in self._lanes if lane.owes}
         while True:
             free = [lane for lane in self._lanes if lane not in at_work.values() and lane.is_fit()]
             if free and self._desk.has_work():
@@ -141,6 +146,11 @@ class Lane:
             if self._judged:
                 self._exchange(wants=False)
             return self._send_while_due()
+
+    @property
+    def owes(self) -> bool:
+        """Whether it has a verdict that the desk could not be told, because the database was away."""
+        return bool(self._judged)
 
     def is_fit(self) -> bool:
         """Whether it may go to work: not to end, and not resting after trouble with the mail server."""

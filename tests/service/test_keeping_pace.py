@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from newsletter.domain.delivery import Kind, State
 from newsletter.domain.destination import RELAY
 from newsletter.errors import DatabaseUnavailable
 from newsletter.fibres import Hub
+from newsletter.service import sending
 from newsletter.service.desk import Desk
 from newsletter.service.pacing import Pacing
 from newsletter.service.sending import Crew, Lane
@@ -19,7 +21,7 @@ from tests.support.building import House
 from tests.support.smtp_server import Reply, SmtpServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 TUESDAY = "2026-11-24 09:00"
 LESS = Reply(451, "4.7.1 Too many letters")
@@ -235,3 +237,31 @@ class TestConnections:
         post.wait_for(lambda server: server.open_connections == 0, seconds=60)
         assert states(house)[State.PLANNED] == ["example.org"]
         crew.close()
+
+    def test_a_lane_that_is_not_wanted_any_more_still_has_its_verdict_recorded(
+        self, house_of: Callable[..., House], post: SmtpServer, monkeypatch: pytest.MonkeyPatch
+    ):
+        """The database was away when the letter was accepted; nothing else is due when it is back."""
+        monkeypatch.setattr(sending, "_RECORD_PAUSES_SECONDS", (0.0,))
+        house = house_of("example.org")
+        crew = crew_of(house, 1)
+        usual = house.app.database.write
+
+        @contextmanager
+        def until_it_is_accepted() -> Iterator[Any]:
+            if post.ledger:
+                message = "The database is away."
+                raise DatabaseUnavailable(message)
+            with usual() as connection:
+                yield connection
+
+        monkeypatch.setattr(house.app.database, "write", until_it_is_accepted)
+        with suppress(DatabaseUnavailable):
+            crew.send_due()
+        assert states(house) == {State.HANDING_OVER: ["example.org"]}
+        monkeypatch.setattr(house.app.database, "write", usual)
+        crew.allow(0)
+        crew.send_due()
+        assert states(house) == {State.SENT: ["example.org"]}
+        assert len(post.ledger) == 1
+        assert crew.connections == 0
