@@ -22,7 +22,7 @@ SOURCES := newsletter tests $(wildcard benchmarks)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check check-style check-types check-rooms check-words check-templates check-tests \
+.PHONY: help demo test faults bench check check-style check-types check-rooms check-words check-templates check-tests \
 	check-wheel format lock clean
 .DELETE_ON_ERROR:
 
@@ -34,6 +34,14 @@ demo: $(STAMP)  ## set up, then live through a subscriber's weeks in a minute
 
 test: $(STAMP)  ## run the whole test suite
 	$(PYTEST) $(TEST_ARGS)
+
+# KILLS and STOPS: how often at random, for each database; SEED brings back the chance of an earlier run.
+KILLS ?= 1000
+STOPS ?= 20
+FAULTS_REPORT ?= tests/faults/latest.json
+faults: $(STAMP)  ## kill, stop, cut off and fill up for an hour, and count (KILLS=1000 STOPS=20 SEED=...)
+	FAULTS_LONG=1 KILLS=$(KILLS) STOPS=$(STOPS) SEED=$(SEED) FAULTS_REPORT=$(FAULTS_REPORT) \
+		$(PYTEST) -o timeout=3600 tests/faults $(TEST_ARGS)
 
 bench: $(STAMP)  ## measure the sending beside what the machine can do at most
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -35,6 +35,7 @@ from newsletter.service.returning import Returning
 from newsletter.service.sharing import Sharing
 from newsletter.service.staying import Staying
 from newsletter.service.subscribing import Subscribing
+from newsletter.service.waking import Waking
 from newsletter.settings import Late, OnUncertain, Replies, Settings
 from newsletter.store import revisions
 from newsletter.store.database import Database
@@ -64,6 +65,7 @@ class App:
     pacing: Pacing
     sharing: Sharing
     rescuing: Rescuing
+    waking: Waking
     housekeeping: Housekeeping
     overseeing: Overseeing
     previewing: Previewing
@@ -160,6 +162,7 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
             wanted=settings.smtp_connections + 1,
         ),
         rescuing=Rescuing(database=database, recorder=recorder),
+        waking=Waking(database=database),
         housekeeping=Housekeeping(database=database, publishing=publishing, signer=signer),
         overseeing=Overseeing(database=database, editions=editions, signer=signer),
         previewing=Previewing(editions=editions, composer=composer, slot=settings.default_slot),
@@ -215,6 +218,9 @@ def configure_logging(*, json: bool, log_all: bool = True) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     # A tick that finds the one before it still at work is no news.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    # A database that is away fills pages here; `cluster` says it in one line.
+    logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 def _dkim_signers(settings: Settings) -> tuple[DkimSigner, ...]:

@@ -6,108 +6,24 @@ too few is made up by the next one.
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from threading import Event, Thread
-from typing import TypeVar
 
 import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from newsletter.bootstrap import App
-from newsletter.errors import DatabaseUnavailable
-from newsletter.fibres import Hub
-from newsletter.liveness import LifeLine
-from newsletter.service.desk import Desk
-from newsletter.service.rescuing import RENEW_EVERY
-from newsletter.service.sending import Crew, Lane
+from newsletter.service.sending import Crew
+from newsletter.worker import KEEP_HOUSE_EVERY, RESCUE_EVERY, Worker, guarded
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
-
 TICK = timedelta(seconds=1)
-RESCUE_EVERY = timedelta(seconds=5)
-KEEP_HOUSE_EVERY = timedelta(minutes=10)
 GIVE_UP_DRAINING_AFTER = timedelta(seconds=60)
 _DRAIN_PAUSE_SECONDS = 0.2
-
-
-class Worker:
-    """One process's share of the sending: its lease, its lanes, and what it does at each tick."""
-
-    def __init__(self, app: App, *, stop: Event | None = None) -> None:
-        self._app = app
-        self._host = socket.gethostname()
-        self.id = f"{secrets.token_hex(8)}-{os.getpid()}"
-        self.stop = stop or Event()
-        self._life_line = LifeLine(self.id)
-        self._heart = Thread(target=self._beat, name="heartbeat", daemon=True)
-        # One lane is kept for what people wait for, so that a confirmation never queues behind letters.
-        self.crews = [self._crew(letters=False, lanes=1), self._crew(letters=True, lanes=app.settings.smtp_connections)]
-
-    def begin(self) -> None:
-        """Take the lease and judge what earlier workers left behind."""
-        self._life_line.hold()
-        self._app.rescuing.enrol(self.id, host=self._host)
-        self._share_connections()
-        self._heart.start()
-        self.rescue()
-
-    def end(self) -> None:
-        """Hang up, give everything back and strike the worker off."""
-        self.stop.set()
-        for crew in self.crews:
-            crew.close()
-        owes = True
-        try:
-            owes = not self._app.rescuing.retire(self.id)
-        except DatabaseUnavailable as error:
-            log.warning("worker_not_retired", reason=str(error))
-        self._life_line.release(owes=owes)
-
-    def plan(self) -> int:
-        """Plan what is due."""
-        return self._app.planning.plan_due(now=self._app.clock.now(), stop=self.stop.is_set)
-
-    def rescue(self) -> int:
-        """Take back what lost workers held."""
-        return self._app.rescuing.rescue(self.id, now=self._app.clock.now())
-
-    def keep_house(self) -> None:
-        """Forget what has had its time."""
-        self._app.housekeeping.keep_house(now=self._app.clock.now(), stop=self.stop.is_set)
-
-    def _crew(self, *, letters: bool, lanes: int) -> Crew:
-        hub = Hub()
-        desk = Desk(
-            self._app.office, worker=self.id, letters=letters, clock=self._app.clock, stop=self.stop, waiting=hub
-        )
-        open_mailer = partial(self._app.open_mailer, waiting=hub)
-        made = [Lane(desk, open_mailer=open_mailer, stop=self.stop, waiting=hub) for _ in range(lanes)]
-        return Crew(desk, made, hub=hub)
-
-    def _share_connections(self) -> None:
-        """Have no more connections than the fleet leaves to this worker: the first is for what people wait for."""
-        for_people, for_letters = self.crews
-        share = self._app.sharing.renew(self.id, in_use=for_people.connections + for_letters.connections)
-        for_people.allow(min(share, 1))
-        for_letters.allow(max(share - 1, 0))
-
-    def _beat(self) -> None:
-        while not self.stop.wait(RENEW_EVERY.total_seconds()):
-            try:
-                self._app.rescuing.renew(self.id, host=self._host)
-                self._share_connections()
-            except Exception as error:  # noqa: BLE001  (a heart that stops for any reason loses every letter in hand)
-                # Whatever it was, the next beat tries again: without a lease nothing may leave.
-                log.warning("lease_not_renewed", reason=str(error))
 
 
 class Scheduler:
@@ -149,7 +65,7 @@ class Scheduler:
 
     def _every(self, interval: timedelta, action: Callable[[], object], name: str) -> None:
         self._metronome.add_job(
-            _guarded(action, name), "interval", seconds=interval.total_seconds(), id=name, name=name
+            guarded(action, name), "interval", seconds=interval.total_seconds(), id=name, name=name
         )  # fmt: skip
 
 
@@ -160,7 +76,7 @@ def drain(app: App, *, stop: Event | None = None) -> bool:
         stop: ends it early; the letter in hand is finished.
 
     Returns:
-        Whether nothing was left due; False after a minute without an acceptance while something was.
+        Whether nothing was left due; False after a minute in which nothing of it was accepted.
     """
     worker = Worker(app, stop=stop)
     worker.begin()
@@ -173,18 +89,25 @@ def drain(app: App, *, stop: Event | None = None) -> bool:
 
 def _drain(app: App, worker: Worker) -> bool:
     last_progress = time.monotonic()
+    before: int | None = None
     while not worker.stop.is_set():
         worker.rescue()
         planned = worker.plan()
-        accepted = _send_on_all(worker.crews)
-        if planned == 0 and accepted == 0 and app.office.is_done(now=app.clock.now()):
+        if _send_on_all(worker.crews):
+            last_progress = time.monotonic()
+            continue
+        if planned:
+            continue
+        due = app.office.count_due(now=app.clock.now())
+        if due == 0 and not app.pacing.somebody_queues():
             return True
-        if accepted:
+        if before is None or due < before:
+            # What another worker has in hand is on its way, however long ours has found nothing to take.
             last_progress = time.monotonic()
         elif time.monotonic() - last_progress > GIVE_UP_DRAINING_AFTER.total_seconds():
             return False
-        elif not planned:
-            worker.stop.wait(_DRAIN_PAUSE_SECONDS)
+        before = due
+        worker.stop.wait(_DRAIN_PAUSE_SECONDS)
     return app.office.is_done(now=app.clock.now())
 
 
@@ -192,7 +115,7 @@ def _send_on_all(crews: list[Crew]) -> int:
     accepted = [0] * len(crews)
 
     def run(index: int, crew: Crew) -> None:
-        accepted[index] = _guarded(crew.send_due, "send")() or 0
+        accepted[index] = guarded(crew.send_due, "send")() or 0
 
     threads = [Thread(target=run, args=(index, crew)) for index, crew in enumerate(crews)]
     for thread in threads:
@@ -200,18 +123,3 @@ def _send_on_all(crews: list[Crew]) -> int:
     for thread in threads:
         thread.join()
     return sum(accepted)
-
-
-def _guarded(action: Callable[[], T], name: str) -> Callable[[], T | None]:
-    """`action`, with a database that is away or an unforeseen fault logged and left to the next tick."""
-
-    def run() -> T | None:
-        try:
-            return action()
-        except DatabaseUnavailable as error:
-            log.warning("database_unavailable", tick=name, reason=str(error))
-        except Exception:
-            log.exception("tick_failed", tick=name)
-        return None
-
-    return run

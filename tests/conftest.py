@@ -151,7 +151,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "browser" in fixtures:
             item.add_marker(pytest.mark.browser)
     # Otherwise one process would be at a journey of a minute when the others have nothing left to do.
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "journeys" not in item.path.parts))
+    items.sort(
+        key=lambda item: (item.get_closest_marker("slow") is None, not {"journeys", "faults"} & {*item.path.parts})
+    )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

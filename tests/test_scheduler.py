@@ -15,9 +15,11 @@ from structlog.testing import capture_logs
 from newsletter import scheduler
 from newsletter.errors import DatabaseUnavailable
 from newsletter.liveness import default_folder, is_known_dead
-from newsletter.scheduler import Scheduler, Worker, drain
+from newsletter.scheduler import Scheduler, drain
+from newsletter.service.desk import Office
 from newsletter.service.planning import Planning
 from newsletter.service.rescuing import Rescuing
+from newsletter.worker import Worker
 from tests.support.building import House
 from tests.support.smtp_server import Delay, Reply, SmtpServer
 
@@ -226,7 +228,7 @@ def test_one_failing_tick_does_not_hold_up_the_others(
 
 def test_the_heart_survives_any_exception(house: House, start, monkeypatch: pytest.MonkeyPatch):
     """Whatever renewing the lease raised, the next beat renews it, and enters a worker that was struck off."""
-    monkeypatch.setattr(scheduler, "RENEW_EVERY", TICK)
+    monkeypatch.setattr("newsletter.worker.RENEW_EVERY", TICK)
     calls = failing_at_first(
         monkeypatch, Rescuing, "renew", DatabaseUnavailable("away"), ValueError("odd"), MemoryError(), AssertionError()
     )
@@ -261,7 +263,7 @@ def test_workers_leave_connections_to_each_other(
     monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     """Of seven the first has five and the second two; told so, the first hangs up, and then the second has its part."""
-    monkeypatch.setattr(scheduler, "RENEW_EVERY", TICK)
+    monkeypatch.setattr("newsletter.worker.RENEW_EVERY", TICK)
     house = open_house(smtp_connections=4, fleet_connections=7)
     post.script("dot", Delay(0.2))
     first = start_of(house)
@@ -288,7 +290,7 @@ def test_a_worker_for_which_there_are_no_two_connections_stands_by(
     monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     """It claims nothing, and takes over when the one that had them ends."""
-    monkeypatch.setattr(scheduler, "RENEW_EVERY", TICK)
+    monkeypatch.setattr("newsletter.worker.RENEW_EVERY", TICK)
     house = open_house(smtp_connections=4, fleet_connections=2)
     first, second = start_of(house), start_of(house)
     assert [crew.connections for crew in second.worker.crews] == [0, 0]
@@ -337,6 +339,15 @@ def test_draining_does_not_wait_for_what_was_put_off(house: House, readers, post
     post.script("rcpt", Reply(451, "4.2.0 Later"), times=1)
     assert drain(house.app) is True
     assert states(house) == ["planned"] + ["sent"] * 4
+
+
+def test_draining_waits_for_what_others_have_in_hand(house: House, monkeypatch: pytest.MonkeyPatch):
+    """Nothing to take, and less is due each time: another worker is at it. As much as before: nobody is."""
+    monkeypatch.setattr(scheduler, "GIVE_UP_DRAINING_AFTER", timedelta())
+    for counts, ended in (([3, 2, 1, 0], True), ([3, 2, 2], False)):
+        due = iter(counts)
+        monkeypatch.setattr(Office, "count_due", lambda *_, due=due, **__: next(due))
+        assert drain(house.app) is ended
 
 
 def test_draining_can_be_stopped(house: House, readers, post: SmtpServer):

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from newsletter import __version__
-from newsletter.cli import control, deliveries, demo, publish, report, run, sequences, subscribers
+from newsletter.cli import cluster, control, deliveries, demo, publish, report, run, sequences, subscribers
 from newsletter.errors import NewsletterError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("worker")(run.worker)
+app.add_typer(cluster.app, name="cluster")
 app.command("publish")(publish.publish)
 app.add_typer(sequences.app, name="sequences")
 app.command("preview")(sequences.preview)

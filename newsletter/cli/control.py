@@ -38,4 +38,5 @@ def upgrade() -> None:
     """Bring the database to this program's version."""
     with opened_app(check=False) as app:
         done = app.database.upgrade()
+        done = app.waking.upgrade() or done
     typer.echo("The database is up to date." if not done else "The database was upgraded.")

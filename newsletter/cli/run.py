@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from threading import Event
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 
-from newsletter.cli.session import fail, note, opened_app
+from newsletter.cli.session import Parent, Processes, fail, note, opened_app, run_processes, stopping
 from newsletter.errors import ContentErrors, PublishRefused, SettingsError
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ def run(
         _publish_first(app)
         server = SiteThread(create_app(app), host=host, port=port)
         scheduler = Scheduler(app)
-        with _stopping() as stop:
+        with stopping() as stop:
             server.start()
             try:
                 scheduler.start()
@@ -57,17 +55,24 @@ def run(
 
 def worker(
     drain: Annotated[bool, typer.Option("--drain", help="Send until nothing is due, then end.")] = False,
+    processes: Processes = 1,
+    parent: Parent = None,
 ) -> None:
     """Send what is due, for ever. SIGTERM: the letter in hand is finished, the rest given back."""
     with opened_app(log_all=True) as app:
         from newsletter.bootstrap import prepare_to_send
 
         prepare_to_send(app)
-        with _stopping() as stop:
-            if drain:
-                _drain(app, stop)
-            else:
-                _work(app, stop)
+        if drain and app.office.is_stopped():
+            fail("Sending is stopped; `newsletter start` lets it go on.")
+        if processes == 1:
+            with stopping(parent) as stop:
+                if drain:
+                    _drain(app, stop)
+                else:
+                    _work(app, stop)
+            return
+    run_processes(["worker", *(["--drain"] if drain else [])], processes, for_ever=not drain)
 
 
 def _work(app: App, stop: Event) -> None:
@@ -84,8 +89,6 @@ def _work(app: App, stop: Event) -> None:
 def _drain(app: App, stop: Event) -> None:
     from newsletter.scheduler import drain
 
-    if app.office.is_stopped():
-        fail("Sending is stopped; `newsletter start` lets it go on.")
     if not drain(app, stop=stop):
         due = app.office.count_due(now=app.clock.now())
         if due == 0:
@@ -103,19 +106,3 @@ def _publish_first(app: App) -> None:
     else:
         if number is not None:
             note(f"Published {app.content_dir} as revision {number}.")
-
-
-class _stopping:  # noqa: N801  (used like a function)
-    """An event that SIGTERM and Ctrl-C set, while it is held."""
-
-    def __enter__(self) -> Event:
-        self._event = Event()
-        self._before = {number: signal.signal(number, self._set) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self._event
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _set(self, _number: int, _frame: FrameType | None) -> None:
-        self._event.set()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from threading import Event
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
     from newsletter.bootstrap import App
     from newsletter.settings import Settings
+
+Processes = Annotated[int, typer.Option(min=1, help="So many processes on this machine.")]
+Parent = Annotated[int | None, typer.Option(hidden=True, help="A pipe; the command ends when it is closed.")]
+"""Given by a parent to the processes that it starts."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -85,6 +91,31 @@ def fail(message: str) -> NoReturn:
     """End with one clear line and exit code 1."""
     note(message)
     raise typer.Exit(1)
+
+
+@contextmanager
+def stopping(parent: int | None = None) -> Iterator[Event]:
+    """An event that SIGTERM, Ctrl-C and the end of a parent set, while it is held."""
+    event = Event()
+    before = {number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    if parent is not None:
+        from newsletter.processes import end_with_parent
+
+        end_with_parent(parent, event)
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_processes(command: Sequence[str], number: int, *, for_ever: bool) -> None:
+    """Run a command in so many processes; exit code 1 where one of them did not end well."""
+    from newsletter.processes import run_children
+
+    with stopping() as stop:
+        if not run_children(command, number=number, for_ever=for_ever, stop=stop):
+            fail("Not every process ended well. The lines above say why.")
 
 
 def local(instant: datetime | None, timezone: str) -> str:

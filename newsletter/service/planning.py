@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
+
+import structlog
 
 from newsletter.domain.cadence import first_slot, first_slot_in_later_week, is_late, local_week, waking_from
 from newsletter.domain.progress import Place
@@ -13,11 +15,20 @@ from newsletter.domain.sequence import Finish, Step
 from newsletter.domain.subscription import Action, State, SubscriberId, after
 from newsletter.service import progression
 from newsletter.service.editions import Edition, Editions
-from newsletter.store import deliveries, subscriptions
+from newsletter.store import corrections, deliveries, subscriptions
 from newsletter.store.database import Connection, Database
+from newsletter.store.deliveries import Letter
 from newsletter.store.subscriptions import Subscriber, Subscription
 
+log = structlog.get_logger()
+
 _BATCH = 200
+_CLOCKS_DIFFER_BY = timedelta(hours=1)
+"""Between the hosts of one installation, at most, where all is well."""
+_BELIEVED_AFTER = timedelta(days=1)
+"""A clock that went back may be the wrong one: what lies ahead of it is left alone until it has gone on so long."""
+_LONGEST_PUT_OFF = timedelta(days=4)
+"""No email is put off for longer; one that is was put off by a clock that was ahead."""
 
 
 class Planning:
@@ -31,8 +42,16 @@ class Planning:
         self._database = database
         self._editions = editions
         self._skip_late = skip_late
+        self._latest: datetime | None = None
+        self._in_doubt_since: datetime | None = None
 
-    def plan_due(self, *, now: datetime, stop: Callable[[], bool] = lambda: False) -> int:
+    def plan_due(
+        self,
+        *,
+        now: datetime,
+        stop: Callable[[], bool] = lambda: False,
+        announce: Callable[[Connection], object] = lambda _: None,
+    ) -> int:
         """Plan every letter that is due.
 
         Doing it twice, or in two processes at once, changes nothing: the subscriber's row is locked, the
@@ -40,11 +59,13 @@ class Planning:
 
         Args:
             stop: asked between batches; the rest is planned another time.
+            announce: called in each transaction that has planned something.
 
         Returns:
             How many letters were planned.
         """
         planned = 0
+        self._watch_the_clock(now=now, stop=stop)
         while not stop():
             with self._database.write() as connection:
                 edition = self._editions.live(connection)
@@ -53,8 +74,53 @@ class Planning:
                 readers = subscriptions.due_subscribers(connection, now=now, limit=_BATCH)
                 if not readers:
                     return planned
-                planned += _Batch(connection, edition, readers, skip_late=self._skip_late, now=now).plan()
+                batch = _Batch(connection, edition, readers, skip_late=self._skip_late, now=now).plan()
+                if batch:
+                    announce(connection)
+                planned += batch
         return planned
+
+    def _watch_the_clock(self, *, now: datetime, stop: Callable[[], bool]) -> None:
+        """Set right what was written down ahead of the clock, a day after this process began or saw it go back."""
+        if self._latest is None or now < self._latest - _CLOCKS_DIFFER_BY:
+            self._in_doubt_since = now
+        self._latest = now
+        since = self._in_doubt_since
+        if since is not None and now >= since + _BELIEVED_AFTER:
+            self._set_right(since=since, now=now, stop=stop)
+            self._in_doubt_since = None
+
+    def _set_right(self, *, since: datetime, now: datetime, stop: Callable[[], bool]) -> None:
+        """Take what happened in the future for what happened at `since`: its readers would hear nothing till then."""
+        moved, found = 0, _BATCH
+        with self._database.write() as connection:
+            forward = corrections.bring_forward(connection, tried_after=now + _LONGEST_PUT_OFF, now=now)
+        while found == _BATCH and not stop():
+            with self._database.write() as connection:
+                edition = self._editions.live(connection)
+                if edition is None:
+                    return
+                ahead = corrections.accepted_ahead(connection, of=now + _CLOCKS_DIFFER_BY, limit=_BATCH)
+                readers = subscriptions.lock_subscribers(connection, {record.subscriber_id for record in ahead})
+                # Once more under the lock: somebody else may have set them right.
+                for record in subscriptions.get_subscriptions(connection, {record.id for record in ahead}).values():
+                    reader = readers.get(record.subscriber_id)
+                    if reader is not None and record.last_letter_at is not None and record.last_letter_at > now:
+                        _take_back(connection, edition, reader, record, to=since, now=now)
+                        moved += 1
+                found = len(ahead)
+        if moved or forward:
+            log.warning("clock_was_ahead", subscriptions=moved, emails=forward)
+
+
+def _take_back(
+    connection: Connection, edition: Edition, reader: Subscriber, record: Subscription, *, to: datetime, now: datetime
+) -> None:
+    """The last letter of a subscription counts as accepted then; the next one is due by that."""
+    right = replace(record, last_letter_at=to)
+    subscriptions.save_subscription(connection, record, right)
+    if right.next_due_at is not None:
+        progression.reschedule(connection, edition, reader, right, now=now)
 
 
 class _Batch:
@@ -73,15 +139,22 @@ class _Batch:
         self._open = set(deliveries.open_letters(connection, readers))
         due = [record for records in self._held.values() for record in records if self._is_due(record)]
         self._places = subscriptions.places(connection, due)
+        self._changes: list[tuple[Subscription, Subscription]] = []
+        self._letters: list[Letter] = []
 
     def plan(self) -> int:
-        """Plan for each reader in turn; how many letters."""
-        return sum(self._plan_reader(self._readers[identifier]) for identifier in sorted(self._readers))
+        """Plan for each reader in turn, then write it all down; how many letters."""
+        for identifier in sorted(self._readers):
+            self._plan_reader(self._readers[identifier])
+        moved = subscriptions.save_subscriptions(self._connection, self._changes)
+        # A subscription that somebody else has moved on in between has no letter to be planned.
+        letters = [letter for letter in self._letters if letter.subscription_id in moved]
+        return deliveries.plan_letters(self._connection, letters, now=self._now)
 
     def _is_due(self, record: Subscription) -> bool:
         return record.next_due_at is not None and record.next_due_at <= self._now
 
-    def _plan_reader(self, reader: Subscriber) -> int:
+    def _plan_reader(self, reader: Subscriber) -> None:
         records = self._held[reader.id]
         if any(record.state is State.PAUSED and self._is_due(record) for record in records):
             records = [self._resume(reader, record) for record in records]
@@ -89,8 +162,10 @@ class _Batch:
             reader = replace(reader, paused_until=None)
         due = sorted(filter(self._is_due, records), key=self._urgency)
         missing = [record for record in due if record.id not in self._places]
-        self._places |= subscriptions.places(self._connection, missing)
-        return sum(self._plan_one(reader, record, records, self._places) for record in due)
+        if missing:
+            self._places |= subscriptions.places(self._connection, missing)
+        for record in due:
+            self._plan_one(reader, record, records, self._places)
 
     def _urgency(self, record: Subscription) -> tuple[bool, bool, datetime]:
         """Finite series first, then the one longest unserved."""
@@ -117,10 +192,10 @@ class _Batch:
         record: Subscription,
         siblings: list[Subscription],
         places: Mapping[UUID, Place],
-    ) -> int:
+    ) -> None:
         if record.id in self._open or record.next_due_at is None:
-            subscriptions.save_subscription(self._connection, record, replace(record, next_due_at=None))
-            return 0
+            self._changes.append((record, replace(record, next_due_at=None)))
+            return
         current, place = progression.catch_up(self._connection, self._edition, record, places[record.id])
         step = progression.upcoming(self._edition, current, place)
         if step is None:
@@ -132,31 +207,28 @@ class _Batch:
             later = first_slot_in_later_week(reader.slot, week=week, not_before=self._now)
             current = self._move(current, later, "moved", "cap")
         else:
-            return self._plan_letter(reader, record, current, step)
-        subscriptions.save_subscription(self._connection, record, current)
-        return 0
+            current = self._plan_letter(reader, record, current, step)
+        self._changes.append((record, current))
 
-    def _plan_letter(self, reader: Subscriber, record: Subscription, current: Subscription, step: Step) -> int:
+    def _plan_letter(self, reader: Subscriber, record: Subscription, current: Subscription, step: Step) -> Subscription:
         due_at = record.next_due_at or self._now
         next_try_at = due_at
         if is_late(due_at, now=self._now):
             next_try_at = waking_from(self._now, reader.slot.timezone)
             self._tell(record, "late", step=step.key, due_at=due_at.isoformat(), leaves_from=next_try_at.isoformat())
-        if not subscriptions.save_subscription(self._connection, record, replace(current, next_due_at=None)):
-            return 0
-        planned = deliveries.plan_letter(
-            self._connection,
-            subscriber_id=reader.id,
-            subscription_id=record.id,
-            sequence_key=record.sequence_key,
-            round=current.round,
-            step=step.identity,
-            due_at=due_at,
-            next_try_at=next_try_at,
-            now=self._now,
+        self._letters.append(
+            Letter(
+                subscriber_id=reader.id,
+                subscription_id=record.id,
+                sequence_key=record.sequence_key,
+                round=current.round,
+                step=step.identity,
+                due_at=due_at,
+                next_try_at=next_try_at,
+            )
         )
         self._open.add(record.id)
-        return int(planned)
+        return replace(current, next_due_at=None)
 
     def _week_is_taken(self, reader: Subscriber, record: Subscription, siblings: list[Subscription]) -> bool:
         """Whether another sequence has this reader's letter of the local week."""

@@ -140,9 +140,11 @@ def receive(
         if letter.round == record.round and letter.step is not None:
             place = progress.receive(place, letter.step)
             last_step = anchor = letter.step
+        # No letter is accepted before its slot: a clock that says so is behind.
+        accepted_at = max(now, letter.due_at)
         moved = replace(
-            record, last_letter_at=now, next_due_at=None, seen_revision=place.seen_revision, last_step=last_step,
-            anchor=anchor,
+            record, last_letter_at=accepted_at, next_due_at=None, seen_revision=place.seen_revision,
+            last_step=last_step, anchor=anchor,
         )  # fmt: skip
         changes.append((record, move_on(connection, edition, reader, moved, place, now=now)))
     subscriptions.save_subscriptions(connection, changes)

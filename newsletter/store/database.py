@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
@@ -32,6 +33,16 @@ Conflict = IntegrityError
 
 _MIGRATION_LOCK = 0x6E657773  # "news": one process migrates at a time
 _BUSY_TIMEOUT_MS = 30_000
+_LONGEST_SILENCE = timedelta(seconds=60)
+"""What a connection that fell silent within a transaction had locked is let go of, as soon as its lease is over."""
+_NOTICE_A_DEAD_SERVER = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""Seconds, the last one milliseconds: without them a worker that is cut off waits for hours, by the system's rules."""
 _WHAT_TO_CHECK = "Check NEWSLETTER_DATABASE_URL, the disk's space and the rights to it."
 
 
@@ -85,21 +96,38 @@ class Database:
         Raises:
             DatabaseRefused: the schema is newer than this program, or the database cannot be written to.
         """
+        with self.migrating() as connection:
+            return self._migrate(connection)
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """A transaction that changes the schema; whoever else wants to change it waits.
+
+        Raises:
+            DatabaseRefused: the database cannot be written to.
+        """
         with _explained(self.url), self._engine.connect() as connection:
             if self.is_sqlite:
                 # Whoever else starts on the same file waits for the write lock, and finds it done.
-                with connection.execution_options(sqlite_begin="IMMEDIATE").begin():
-                    return self._migrate(connection)
+                writing = connection.execution_options(sqlite_begin="IMMEDIATE")
+                with writing.begin():
+                    yield writing
+                return
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
             connection.commit()
             try:
-                done = self._migrate(connection)
+                yield connection
                 connection.commit()
-                return done
             finally:
                 connection.rollback()
                 connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
                 connection.commit()
+
+    def driver_arguments(self) -> dict[str, Any]:
+        """What PostgreSQL's driver is called with to open a connection, for who has to open one itself."""
+        arguments = dict(self._engine.dialect.create_connect_args(self.url)[1])
+        arguments.pop("context", None)  # SQLAlchemy's own ways to read and write values
+        return arguments
 
     def check(self) -> None:
         """Make sure that this program and the schema fit.
@@ -162,11 +190,17 @@ def _open_engine(url: URL, *, pool_size: int) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+    # Whatever the operator's own address says of these counts.
+    timeouts = {name: value for name, value in _NOTICE_A_DEAD_SERVER.items() if name not in url.query}
     try:
-        return create_engine(url, hide_parameters=True, pool_size=pool_size, max_overflow=20, pool_pre_ping=True)
+        engine = create_engine(
+            url, hide_parameters=True, pool_size=pool_size, max_overflow=20, pool_pre_ping=True, connect_args=timeouts
+        )
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         message = "PostgreSQL needs one more package: install `newsletter[postgres]`."
         raise SettingsError(message) from error
+    event.listen(engine, "connect", _prepare_postgres)
+    return engine
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:  # noqa: ANN401  (SQLAlchemy's hook)
@@ -188,6 +222,18 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:  # no
         connection.close()
         raise
     cursor.close()
+
+
+def _prepare_postgres(connection: Any, _record: Any) -> None:  # noqa: ANN401  (SQLAlchemy's hook)
+    try:
+        # A frozen or cut off process keeps its row locks for as long as the server believes in it.
+        milliseconds = int(_LONGEST_SILENCE.total_seconds() * 1000)
+        connection.execute(f"SET idle_in_transaction_session_timeout = {milliseconds}")
+        connection.commit()
+    except BaseException:
+        # The pool never gets to know a connection that could not be prepared.
+        connection.close()
+        raise
 
 
 def _keep_a_log(cursor: sqlite3.Cursor) -> None:

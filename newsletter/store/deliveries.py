@@ -18,7 +18,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from newsletter.domain.delivery import WITHDRAWABLE, DeliveryId, Kind, State
 from newsletter.domain.subscription import SubscriberId, SubscriptionId
-from newsletter.store.prepared import record_maker
+from newsletter.store.prepared import PreparedInsert, record_maker
 from newsletter.store.statements import insert_or_nothing
 from newsletter.store.tables import HAS_DETAILS, delivery
 from newsletter.store.types import ordered_id
@@ -85,52 +85,61 @@ class Delivery:
     reason: str | None
 
 
-def plan_letter(
-    connection: Connection,
-    *,
-    subscriber_id: SubscriberId,
-    subscription_id: SubscriptionId,
-    sequence_key: str,
-    round: int,  # noqa: A002  (the field's word)
-    step: str,
-    due_at: datetime,
-    next_try_at: datetime,
-    now: datetime,
-) -> bool:
-    """One letter to be sent, or the same row again where it was withdrawn or failed.
+@dataclass(frozen=True, kw_only=True)
+class Letter:
+    """A letter that is to be planned."""
+
+    subscriber_id: SubscriberId
+    subscription_id: SubscriptionId
+    sequence_key: str
+    round: int
+    step: str
+    due_at: datetime
+    next_try_at: datetime
+
+    @property
+    def dedup_key(self) -> str:
+        """What no two letters have in common."""
+        return f"letter:{self.subscription_id}:{self.round}:{self.step}"
+
+
+def plan_letters(connection: Connection, letters: Sequence[Letter], *, now: datetime) -> int:
+    """Letters to be sent, each a row of its own, or the same row again where it was withdrawn or failed.
 
     Returns:
-        Whether there is a planned row now; False where the step is open or received already.
+        How many are planned now; those whose step is open or received already are not.
     """
-    dedup_key = f"letter:{subscription_id}:{round}:{step}"
-    inserted = insert_or_nothing(
-        connection,
-        delivery,
+    rows = [
         {
             "id": ordered_id(),
-            "kind": Kind.LETTER,
-            "dedup_key": dedup_key,
-            "subscriber_id": subscriber_id,
-            "subscription_id": subscription_id,
-            "sequence_key": sequence_key,
-            "round": round,
-            "step": step,
-            "state": State.PLANNED,
-            "due_at": due_at,
-            "next_try_at": next_try_at,
+            "kind": Kind.LETTER.value,
+            "dedup_key": letter.dedup_key,
+            "subscriber_id": letter.subscriber_id,
+            "subscription_id": letter.subscription_id,
+            "sequence_key": letter.sequence_key,
+            "round": letter.round,
+            "step": letter.step,
+            "state": State.PLANNED.value,
+            "due_at": letter.due_at,
+            "next_try_at": letter.next_try_at,
             "created_at": now,
-        },
-    )
-    if inserted:
-        return True
-    again = and_(delivery.c.dedup_key == dedup_key, delivery.c.state.in_([State.WITHDRAWN, State.FAILED]))
+        }
+        for letter in letters
+    ]
+    inserted = _PLAN.run(connection, rows)
+    known = [letter for letter, row in zip(letters, rows, strict=True) if row["id"] not in inserted]
+    return len(inserted) + sum(_plan_again(connection, letter) for letter in known)
+
+
+def _plan_again(connection: Connection, letter: Letter) -> bool:
+    again = and_(delivery.c.dedup_key == letter.dedup_key, delivery.c.state.in_([State.WITHDRAWN, State.FAILED]))
     # A withdrawn letter that was once handed over without an answer stays uncertain: its repeat is its last.
     state = case((delivery.c.doubts == 1, State.UNCERTAIN.value), else_=State.PLANNED.value)
     statement = (
         update(delivery)
         .where(again, delivery.c.doubts < 2)  # noqa: PLR2004  (the promise: never more than twice)
         .values(
-            state=state, due_at=due_at, next_try_at=next_try_at, attempt=0, epoch=delivery.c.epoch + 1,
+            state=state, due_at=letter.due_at, next_try_at=letter.next_try_at, attempt=0, epoch=delivery.c.epoch + 1,
             closed_at=None, reason=None, reply_code=None, reply_text=None,
         )
     )  # fmt: skip
@@ -342,16 +351,24 @@ def waiting_state() -> ColumnElement[str]:
 
 def to_delivery(row: Sequence[Any]) -> Delivery:
     """A row of `COLUMNS` as what it says."""
-    values = list(row)
-    values[_KIND], values[_STATE] = _KINDS[values[_KIND]], _STATES[values[_STATE]]
+    values = dict(zip(_NAMES, row, strict=True))
+    values["kind"], values["state"] = _KINDS[values["kind"]], _STATES[values["state"]]
     return _assemble(values)
 
 
+_PLAN = PreparedInsert(
+    delivery,
+    (
+        "id", "kind", "dedup_key", "subscriber_id", "subscription_id", "sequence_key", "round", "step", "state",
+        "due_at", "next_try_at", "created_at",
+    ),
+    key=delivery.c.id,
+)  # fmt: skip
+
 _NAMES = [column.name for column in COLUMNS]
-_KIND, _STATE = _NAMES.index("kind"), _NAMES.index("state")
 _KINDS = {kind.value: kind for kind in Kind}
 _STATES = {state.value: state for state in State}
-_assemble = record_maker(Delivery, _NAMES)
+_assemble = record_maker(Delivery)
 
 
 def _one(connection: Connection, condition: ColumnElement[bool]) -> Delivery | None:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Connection,
     Dialect,
     Executable,
+    Table,
     Text,
     Update,
     Uuid,
@@ -31,7 +32,10 @@ from sqlalchemy import (
     cast,
     column,
     func,
+    select,
+    update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -120,15 +124,15 @@ class Prepared(Generic[T]):
 
     def _prepare(self, dialect: Dialect) -> tuple[_Form, Callable[[Any], T]]:
         form, make = _Form(self._statement, dialect), self._make
-        converters = form.result_converters()
+        converters = [(at, each) for at, each in enumerate(form.result_converters()) if each is not None]
 
         def convert(row: Sequence[Any]) -> T:
-            return make(
-                [
-                    value if converter is None or value is None else converter(value)
-                    for converter, value in zip(converters, row, strict=True)
-                ]
-            )
+            values = list(row)
+            for at, converter in converters:
+                value = values[at]
+                if value is not None:
+                    values[at] = converter(value)
+            return make(values)
 
         prepared = form, lru_cache(maxsize=self._keep)(convert) if self._keep else convert
         self._forms[dialect.name] = prepared
@@ -201,7 +205,7 @@ class PreparedUpdate:
         columns: dict[str, ColumnElement[Any]]
         if dialect.name == "sqlite":
             columns = {name: bindparam(_GIVEN + name, type_=kind) for name, kind in self._given.items()}
-            form = _Form(self._build(columns), dialect)
+            form = _Form(self._for_one(columns), dialect)
         else:
             # Arrays of JSON would have to be nested; texts are not.
             flat = {name: Text() if isinstance(kind, JSON) else kind for name, kind in self._given.items()}
@@ -212,9 +216,37 @@ class PreparedUpdate:
                 name: cast(given.c[name], kind) if isinstance(kind, JSON) else given.c[name]
                 for name, kind in self._given.items()
             }
-            form = _Form(self._build(columns).returning(self._key), dialect)
+            form = _Form(self._for_all(columns), dialect)
         self._forms[dialect.name] = form
         return form
+
+    def _for_one(self, columns: Mapping[str, ColumnElement[Any]]) -> Executable:
+        """The statement for one row of parameters."""
+        return self._build(columns)
+
+    def _for_all(self, columns: Mapping[str, ColumnElement[Any]]) -> Executable:
+        """The statement for a table of rows."""
+        return self._build(columns).returning(self._key)
+
+
+class PreparedInsert(PreparedUpdate):
+    """One INSERT of many rows, each unless one of its unique keys is taken; `run` returns the keys of the new ones.
+
+    Args:
+        names: the columns that are given.
+        key: the column whose values `run` returns.
+    """
+
+    def __init__(self, table: Table, names: Collection[str], *, key: ColumnElement[UUID]) -> None:
+        self._table = table
+        super().__init__(lambda _: update(table), {name: table.c[name].type for name in names}, key=key)
+
+    def _for_one(self, columns: Mapping[str, ColumnElement[Any]]) -> Executable:
+        return sqlite.insert(self._table).values(dict(columns)).on_conflict_do_nothing()
+
+    def _for_all(self, columns: Mapping[str, ColumnElement[Any]]) -> Executable:
+        rows = postgresql.insert(self._table).from_select(list(columns), select(*columns.values()))
+        return rows.on_conflict_do_nothing().returning(self._key)
 
 
 class _Listed(ARRAY[Any]):
@@ -321,12 +353,12 @@ def uuid_from_hex(text: str) -> UUID:
     return made
 
 
-def record_maker(record: type[T], names: Sequence[str]) -> Callable[[Sequence[Any]], T]:
-    """What makes a frozen dataclass of values in the order of `names`, several times as quick as its `__init__`."""
+def record_maker(record: type[T]) -> Callable[[dict[str, Any]], T]:
+    """What makes a frozen dataclass of its fields, all of them, several times as quick as its `__init__`."""
 
-    def make(values: Sequence[Any]) -> T:
+    def make(fields: dict[str, Any]) -> T:
         made = object.__new__(record)
-        made.__dict__.update(zip(names, values, strict=True))
+        made.__dict__.update(fields)
         return made
 
     return make

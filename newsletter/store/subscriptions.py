@@ -28,7 +28,7 @@ from newsletter.domain.delivery import Kind
 from newsletter.domain.delivery import State as DeliveryState
 from newsletter.domain.progress import Place
 from newsletter.domain.subscription import Action, State, SubscriberId, SubscriptionId, after
-from newsletter.store.prepared import Prepared, PreparedUpdate, among
+from newsletter.store.prepared import Prepared, PreparedUpdate, among, record_maker
 from newsletter.store.statements import insert_or_nothing
 from newsletter.store.tables import (
     delivery,
@@ -310,8 +310,12 @@ def save_subscription(connection: Connection, before: Subscription, record: Subs
     return connection.execute(update(subscription).where(unmoved).values(changed)).rowcount == 1
 
 
-def save_subscriptions(connection: Connection, changes: Sequence[tuple[Subscription, Subscription]]) -> None:
-    """`save_subscription` for many, each (before, record), in one statement."""
+def save_subscriptions(connection: Connection, changes: Sequence[tuple[Subscription, Subscription]]) -> set[UUID]:
+    """`save_subscription` for many, each (before, record), in one statement.
+
+    Returns:
+        The ids of those that were written.
+    """
     rows = [
         {
             **{name: getattr(record, name) for name in _MOVING},
@@ -322,7 +326,7 @@ def save_subscriptions(connection: Connection, changes: Sequence[tuple[Subscript
         }
         for before, record in changes
     ]
-    _SAVE.run(connection, rows)
+    return _SAVE.run(connection, rows)
 
 
 def leave(connection: Connection, record: Subscription) -> bool:
@@ -482,7 +486,7 @@ def _slot_values(slot: Slot) -> Mapping[str, Any]:
 def _to_subscriber(row: Sequence[Any]) -> Subscriber:
     values = dict(zip(_SUBSCRIBER_COLUMNS, row, strict=True))
     slot = _slot(values.pop("weekday"), values.pop("at"), values.pop("timezone"))
-    return Subscriber(slot=slot, **values)
+    return _subscriber({"slot": slot, **values})
 
 
 @lru_cache(maxsize=4096)
@@ -493,9 +497,13 @@ def _slot(weekday: int, at: str, timezone: str) -> Slot:
 
 def _to_subscription(row: Sequence[Any]) -> Subscription:
     values = dict(zip(_SUBSCRIPTION_COLUMNS, row, strict=True))
-    return Subscription(**{**values, "state": State(values["state"])})
+    values["state"] = _STATES[values["state"]]
+    return _subscription(values)
 
 
+_STATES = {state.value: state for state in State}
+_subscriber = record_maker(Subscriber)
+_subscription = record_maker(Subscription)
 _SUBSCRIBER_COLUMNS = tuple(column.name for column in subscriber.columns)
 _SUBSCRIPTION_COLUMNS = tuple(column.name for column in subscription.columns)
 

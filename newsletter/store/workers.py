@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
 from newsletter.domain.sharing import share_of
 from newsletter.store.deliveries import OWNED
@@ -61,3 +61,9 @@ def other_workers(connection: Connection, identifier: str) -> list[tuple[str, bo
     statement = select(worker.c.id, (worker.c.lease_until < DatabaseNow()).label("expired"))
     rows = connection.execute(statement.where(worker.c.id != identifier))
     return [(row.id, bool(row.expired)) for row in rows]
+
+
+def count_living(connection: Connection) -> int:
+    """How many workers have a lease that runs."""
+    living = select(func.count()).select_from(worker).where(worker.c.lease_until >= DatabaseNow())
+    return connection.scalar(living) or 0

@@ -53,6 +53,11 @@ class Books:
             chosen = select(func.count()).select_from(table).where(table.c.state.in_(states))
             return connection.scalar(chosen) or 0
 
+    def workers(self) -> int:
+        """How many workers are entered."""
+        with self._database.read() as connection:
+            return connection.scalar(select(func.count()).select_from(tables.worker)) or 0
+
     def suppressed(self) -> int:
         """How many addresses are suppressed."""
         with self._database.read() as connection:

@@ -80,17 +80,19 @@ def small_content(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_content(tmp_path_factory.mktemp("content"))
 
 
-def seed(url: str, content: Path, *, readers: int, sequence: str) -> None:
+def seed(
+    url: str, content: Path, *, readers: int, sequence: str, now: datetime = MONDAY, slot: str = "thu 08:00"
+) -> None:
     """A migrated database with that content live, and readers who confirmed on Monday for Thursday 08:00 UTC."""
     app = open_app(
-        Settings(database_url=url, mail_url="maildir:unused", secret_key=[SECRET_KEY], content_dir=content),
-        clock=FixedClock(MONDAY),
+        Settings(database_url=url, mail_url="maildir:unused", secret_key=[SECRET_KEY], content_dir=content, slot=slot),
+        clock=FixedClock(now),
     )
     app.database.upgrade()
     publish_first(app)
     for number in range(readers):
         signup = SignUp(email=f"reader-{number:03}@example.org", sequence=sequence)
-        app.subscribing.add(signup, consent="a test, 2026-09-21", now=MONDAY)
+        app.subscribing.add(signup, consent="a test, 2026-09-21", now=now)
     app.close()
 
 

@@ -30,7 +30,7 @@ NO_ID = "01a20858-50f2-7167-8298-5f8ee04d626c"
 REFUSED, MISUSED = 1, 2
 
 # What is tested elsewhere, because it goes on until it is ended.
-ELSEWHERE = {("demo",), ("run",)}
+ELSEWHERE = {("cluster", "worker"), ("demo",), ("run",)}
 
 
 @dataclass(frozen=True)

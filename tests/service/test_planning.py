@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import pairwise
 from threading import Barrier, Thread
+from typing import ClassVar
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -15,9 +16,20 @@ from newsletter.domain.delivery import State as DeliveryState
 from newsletter.domain.subscription import State
 from newsletter.store import subscriptions
 from tests.support.building import House, Reader, letter, local
-from tests.support.smtp_server import Reply, SmtpServer
+from tests.support.smtp_server import Reply, Session, SmtpServer
 
 HOURS = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Meanwhile:
+    """Something happens while the mail server takes its time."""
+
+    action: Callable[[], object]
+    speaks: ClassVar[bool] = False
+
+    def take(self, session: Session) -> None:
+        self.action()
 
 
 @pytest.fixture
@@ -454,3 +466,77 @@ class TestTheStart:
         maria = house.sign_up(start_now=asked_for_now)
         house.work()
         assert maria.steps() == (["one"] if at_once else [])
+
+
+class TestAClockThatJumps:
+    """What a clock that was ahead did is set right after a day; one that is behind destroys nothing."""
+
+    def test_a_letter_of_the_future_counts_as_of_when_the_clock_was_right_again(self, series: House):
+        """The clock was a month ahead when a letter left; nobody waits for that month."""
+        maria = series.reader()
+        series.at("2026-12-24 09:00")
+        assert series.work() == 1
+        assert maria.due() == local("2026-12-29 09:00")
+        series.at("2026-11-24 09:05")
+        series.plan()
+        series.later(days=1)
+        series.plan()
+        assert maria.subscription().last_letter_at == local("2026-11-24 09:05")
+        assert maria.due() == local("2026-12-01 09:00")
+        series.live(weeks=3)
+        assert maria.steps() == ["one", "two", "three"]
+
+    def test_a_letter_that_was_put_off_into_the_future_leaves_at_last(self, series: House, post: SmtpServer):
+        """Refused for now while the clock was ahead, it does not wait for that instant again."""
+        maria = series.reader()
+        post.script("rcpt", Reply(451, "4.7.1 Later"), times=1)
+        series.at("2026-12-24 09:00")
+        assert series.work() == 0
+        series.at("2026-11-24 09:05")
+        assert series.work() == 0
+        series.later(days=1)
+        assert series.work() == 1
+        assert maria.steps() == ["one"]
+
+    def test_a_letter_planned_too_early_waits_for_its_slot(self, series: House):
+        """Planned while the clock was ahead, it leaves when its slot comes."""
+        maria = series.reader()
+        series.at("2026-12-24 23:00")
+        assert series.plan() == 1
+        series.at("2026-11-20 12:00")
+        assert series.work() == 0
+        series.later(days=1)
+        assert series.work() == 0
+        assert maria.delivery().next_try_at == local("2026-11-24 09:00")
+        series.at("2026-11-24 09:00")
+        assert series.work() == 1
+
+    def test_a_clock_that_falls_back_for_hours_moves_nobody(self, series: House):
+        """It is the clock that is wrong, not the letters: right again, each next one is where it was."""
+        maria = series.reader()
+        series.at("2026-11-24 09:00")
+        assert series.work() == 1
+        series.at("2026-10-24 09:00")
+        assert series.work() == 0
+        series.later(hours=20)
+        assert series.work() == 0
+        series.at("2026-11-24 10:00")
+        assert series.work() == 0
+        assert maria.due() == local("2026-12-01 09:00")
+
+    def test_no_letter_is_accepted_before_its_slot(self, series: House, post: SmtpServer):
+        """The clock fell back while a letter was in hand: the next one is due a week after the slot all the same."""
+        maria = series.reader()
+        series.at("2026-11-24 09:00")
+        post.script("dot", Meanwhile(lambda: series.at("2026-10-24 09:00")), times=1)
+        assert series.work() == 1
+        assert maria.due() == local("2026-12-01 09:00")
+
+    def test_clocks_that_differ_by_minutes_move_nothing(self, series: House):
+        """Another host's clock may be somewhat ahead."""
+        maria = series.reader()
+        series.at("2026-11-24 09:10")
+        assert series.work() == 1
+        series.at("2026-11-24 09:01")
+        series.plan()
+        assert maria.subscription().last_letter_at == local("2026-11-24 09:10")

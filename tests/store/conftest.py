@@ -70,8 +70,7 @@ class Store:
         """A planned letter."""
         record = record or self.subscription()
         with self.database.write() as connection:
-            assert deliveries.plan_letter(
-                connection,
+            letter = deliveries.Letter(
                 subscriber_id=record.subscriber_id,
                 subscription_id=record.id,
                 sequence_key=record.sequence_key,
@@ -79,8 +78,8 @@ class Store:
                 step=step,
                 due_at=due,
                 next_try_at=due,
-                now=NOW,
             )
+            assert deliveries.plan_letters(connection, [letter], now=NOW) == 1
         return self.delivery_of(record, step)
 
     def notice(self, kind: Kind = Kind.CONFIRMATION, record: Subscription | None = None) -> Delivery:

@@ -14,12 +14,13 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, select, text
+from sqlalchemy import create_engine, inspect, make_url, select, text
 
 from newsletter.errors import DatabaseRefused, SettingsError
 from newsletter.store import schema, tables
 from newsletter.store.database import Conflict, Database, DatabaseUnavailable
 from newsletter.store.types import DatabaseNow, ordered_id
+from tests.support.tcp_proxy import CuttableWire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -303,6 +304,24 @@ class TestTransactions:
             "secure_delete": 1,
             "busy_timeout": 30_000,
         }
+
+    @pytest.mark.parametrize(("options", "patience"), [("", "30s"), ("?tcp_user_timeout=7000", "7s")])
+    def test_a_silent_side_is_given_up(self, postgres_cluster: Cluster, options: str, patience: str):
+        """PostgreSQL ends a transaction in which nothing happens for a minute; we end a connection without an answer.
+
+        What the operator's own address says of it counts.
+        """
+        with CuttableWire(postgres_cluster.socket_path) as wire:
+            url = make_url(postgres_cluster.create_database()).set(host="127.0.0.1", port=wire.port, query={})
+            database = Database(url.render_as_string(hide_password=False) + options)
+            with database.read() as connection:
+                assert connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "1min"
+                driver = connection.connection.driver_connection
+                assert driver is not None
+                found = driver.info.get_parameters()
+                assert f"{int(found['tcp_user_timeout']) // 1000}s" == patience
+                assert found["keepalives_idle"] == "15"
+            database.close()
 
     def test_a_connection_that_broke_is_replaced(self, postgres_cluster: Cluster):
         """After PostgreSQL was away, the next transaction connects anew."""

@@ -46,9 +46,9 @@ class TestPlanning:
         values = {
             "subscriber_id": item.subscriber_id, "subscription_id": item.subscription_id,
             "sequence_key": item.sequence_key, "round": item.round, "step": item.step, "due_at": NOW + GAP,
-            "next_try_at": NOW + GAP, "now": NOW, **changes,
+            "next_try_at": NOW + GAP, **changes,
         }  # fmt: skip
-        return bool(do(store, deliveries.plan_letter, **values))
+        return bool(do(store, deliveries.plan_letters, [deliveries.Letter(**values)], now=NOW))
 
     def test_planning_twice_changes_nothing(self, store: Store):
         """A letter that is planned already is left as it is."""

@@ -63,10 +63,11 @@ def crowd(store: Store, size: int) -> list[Subscription]:
 
 
 def plan(connection: Any, record: Subscription, step: str = "one") -> bool:
-    return deliveries.plan_letter(
-        connection, subscriber_id=record.subscriber_id, subscription_id=record.id, sequence_key="trust", round=1,
-        step=step, due_at=NOW, next_try_at=NOW, now=NOW,
+    letter = deliveries.Letter(
+        subscriber_id=record.subscriber_id, subscription_id=record.id, sequence_key="trust", round=1, step=step,
+        due_at=NOW, next_try_at=NOW,
     )  # fmt: skip
+    return deliveries.plan_letters(connection, [letter], now=NOW) == 1
 
 
 def withdraw(store: Store, record: Subscription) -> list[Delivery]:

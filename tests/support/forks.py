@@ -30,6 +30,7 @@ _PRELOADED = (
     "rich.table",
     "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.dialects.sqlite.pysqlite",
+    "tests.support.failpoints",
     "tests.support.forks",
 )
 
@@ -86,6 +87,9 @@ def _be_the_program(words: tuple[str, ...], folder: str, environment: dict[str, 
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.argv = ["newsletter", *words]
-    from newsletter.cli import main
+    from newsletter import cli
+    from tests.support import failpoints
 
-    main()
+    if failpoints.are_asked_for(environment):
+        failpoints.install(failpoints.Faults.read(environment))
+    cli.main()

@@ -139,9 +139,13 @@ class Cluster(Server):
 
     As root it runs as `nobody`, because PostgreSQL refuses root; the programs are then hard-linked into the
     temporary folder, since those of the environment may lie where `nobody` cannot go.
+
+    Args:
+        address: where it listens besides, on a port that it keeps, and trusts whoever comes.
     """
 
-    def __init__(self, binaries: Binaries) -> None:
+    def __init__(self, binaries: Binaries, *, address: str = "") -> None:
+        self._address = address
         self._account = _account()
         self._folder = _new_folder(self._account)
         self._watchdog = subprocess.Popen(
@@ -161,15 +165,33 @@ class Cluster(Server):
         try:
             self._bin_dir = self._reachable(binaries)
             self._init_database()
+            if address:
+                with (self._folder / "data" / "pg_hba.conf").open("a", encoding="ascii") as rules:
+                    rules.write(f"host all all {address}/24 trust\n")
             self.start()
         except BaseException:
             self.close()
             raise
 
+    def over_the_network(self, url: str) -> str:
+        """The same database, for who is on another host."""
+        return make_url(url).set(host=self._address, query={}).render_as_string(hide_password=False)
+
+    @property
+    def socket_path(self) -> Path:
+        """Where it listens."""
+        return self._folder / ".s.PGSQL.5432"
+
     @property
     def is_running(self) -> bool:
         """Whether the server's process lives."""
         return self._process is not None and self._process.poll() is None
+
+    def end_connections(self) -> int:
+        """End every connection but one's own, as an administrator would; how many there were."""
+        ending = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        with self._connect() as connection:
+            return len(connection.execute(f"{ending} AND backend_type = 'client backend'".encode()).fetchall())
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
@@ -225,7 +247,7 @@ class Cluster(Server):
 
     def _start_once(self, deadline: float) -> bool:
         settings = {
-            "listen_addresses": "",
+            "listen_addresses": self._address,
             "unix_socket_directories": str(self._folder),
             "unix_socket_permissions": "0700",
             # The machine's own death is not tested here, and everything else survives without fsync.

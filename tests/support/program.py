@@ -33,6 +33,7 @@ from uuid import uuid4
 
 import newsletter
 from tests.support import forks
+from tests.support.failpoints import Faults
 
 HOST = "127.0.0.1"
 SECRET_KEY = "a key of the tests that is long enough for anybody"
@@ -202,6 +203,7 @@ class Program:
             **settings,
         }
         self._running: list[Running] = []
+        self._moves: list[tuple[float, datetime]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -222,6 +224,7 @@ class Program:
         path = self.folder / "clock"
         draft = self.folder / "clock.new"
         draft.write_text(now.astimezone(UTC).isoformat(), encoding="utf-8")
+        self._moves.append((time.monotonic(), now))
         draft.replace(path)  # nobody ever reads half an instant
         self.settings["clock"] = path
 
@@ -230,22 +233,27 @@ class Program:
         """What its clock says."""
         return datetime.fromisoformat((self.folder / "clock").read_text(encoding="utf-8"))
 
+    def time_at(self, monotonic: float) -> datetime:
+        """The latest instant that its clock had shown by a moment of `time.monotonic()`."""
+        return max(now for moved_at, now in self._moves if moved_at <= monotonic)
+
     # Its commands
 
-    def command(self, *words: str, seconds: float = START_SECONDS, **settings: object) -> Finished:
-        """Run a command to its end. `settings` count for this command only."""
+    def command(
+        self, *words: str, seconds: float = START_SECONDS, faults: Faults | None = None, **settings: Any
+    ) -> Finished:
+        """Run a command to its end. `settings` and `faults` count for this command only."""
         if not self._covered:
             outputs = (self.folder / f"out-{uuid4().hex}", self.folder / f"err-{uuid4().hex}")
-            code = forks.run(
-                words, folder=self._home, environment=self._environment(settings), outputs=outputs, seconds=seconds
-            )
+            environment = self._environment(settings, faults)
+            code = forks.run(words, folder=self._home, environment=environment, outputs=outputs, seconds=seconds)
             out, err = (path.read_text(encoding="utf-8", errors="replace") for path in outputs)
             return Finished(code=code, out=out, err=err)
         finished = subprocess.run(
-            [sys.executable, "-m", "newsletter", *words],
+            [sys.executable, "-m", _module(faults), *words],
             check=False,
             cwd=self._home,
-            env=self._environment(settings),
+            env=self._environment(settings, faults),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=seconds,
@@ -253,7 +261,7 @@ class Program:
         out, err = (text.decode("utf-8", errors="replace") for text in (finished.stdout, finished.stderr))
         return Finished(code=finished.returncode, out=out, err=err)
 
-    def do(self, *words: str, seconds: float = START_SECONDS, **settings: object) -> str:
+    def do(self, *words: str, seconds: float = START_SECONDS, **settings: Any) -> str:
         """Run a command that must succeed; what it says.
 
         Raises:
@@ -273,20 +281,32 @@ class Program:
         """Send what is due, which must succeed."""
         self.do("worker", "--drain", seconds=seconds)
 
-    def start(self, *words: str, **settings: object) -> Running:
-        """Start a command that goes on."""
+    def start(
+        self,
+        *words: str,
+        faults: Faults | None = None,
+        within: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> Running:
+        """Start a command that goes on.
+
+        Args:
+            within: the command line that it is handed to, such as `ip netns exec NAME`.
+            variables: of its environment, besides the settings.
+        """
         running = Running(
-            [sys.executable, "-m", "newsletter", *words],
+            [*within, sys.executable, "-m", _module(faults), *words],
             folder=self._home,
-            environment=self._environment(settings),
+            environment={**self._environment(settings, faults), **(variables or {})},
             name=f"{len(self._running):03}-{words[0]}",
         )
         self._running.append(running)
         return running
 
-    def serve(self, **settings: object) -> tuple[Site, Running]:
+    def serve(self, *, faults: Faults | None = None, **settings: Any) -> tuple[Site, Running]:
         """Start `newsletter run`, and wait until it answers."""
-        running = self.start("run", "--port", str(self.port), **settings)
+        running = self.start("run", "--port", str(self.port), faults=faults, **settings)
         site = Site(self.base_url)
         running.wait_for(lambda: _answers(site))
         return site, running
@@ -296,7 +316,7 @@ class Program:
         for running in self._running:
             yield from running.log.splitlines()
 
-    def _environment(self, settings: Mapping[str, object]) -> dict[str, str]:
+    def _environment(self, settings: Mapping[str, object], faults: Faults | None) -> dict[str, str]:
         kept = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT")
         # Coverage follows into the processes of the tests by variables of its own.
         prefixes = ("PYTHON", "COVERAGE") if self._covered else ("PYTHON",)
@@ -312,7 +332,11 @@ class Program:
         environment |= {
             f"NEWSLETTER_{name.rstrip('_').upper()}": str(value) for name, value in chosen.items() if value is not None
         }
-        return environment
+        return environment | ({} if faults is None else faults.environment())
+
+
+def _module(faults: Faults | None) -> str:
+    return "newsletter" if faults is None else "tests.support.failpoints"
 
 
 def free_port() -> int:

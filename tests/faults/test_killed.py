@@ -1,133 +1,24 @@
-"""What becomes of letters when the process that sends them is killed: the promise, from outside.
-
-The mail server's own ledger is held against the program's. `lost`: due, and the server never had it, and nobody
-is told. `doubled`: the server has it twice. `unflagged`: doubled, and not listed as possibly doubled.
-"""
+"""What becomes of letters when the process that sends them is killed: the promise, from outside."""
 
 from __future__ import annotations
 
-import os
-import random
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, ClassVar
+from pathlib import Path
 
 import pytest
-from sqlalchemy import Row
 
-from tests.journeys.books import Books, repeated
+from tests.faults.comparison import compare, subject_of
+from tests.faults.conftest import KILLS, MANY, Report
+from tests.faults.scene import Scene, kill_when, readers, wait_for_the_moment
+from tests.journeys.books import repeated
 from tests.journeys.conftest import CROWD, FEW, MONDAY, THURSDAY, OpenBooks, OpenProgram, SeededDatabase
+from tests.support.failpoints import Faults
 from tests.support.program import Running
-from tests.support.smtp_server import Delay, Hang, Received, Session, SmtpServer
+from tests.support.smtp_server import Delay, Hang, SmtpServer
 
-# `KILLS=1000 make test TEST_ARGS="tests/journeys/test_killed.py -k random -rP"` for a night.
-KILLS = int(os.environ.get("KILLS", "20"))
 CONNECTIONS = 4
 WEEK = timedelta(days=7)
-STAGES = ("banner", "ehlo", "mail", "rcpt", "data", "body", "dot")
-
-
-# --- a server that is slow at every stage, and counts ---------------------------------------------
-
-
-@dataclass(frozen=True)
-class Scene:
-    """How many conversations have come to each stage, and the chance that rules."""
-
-    chance: random.Random
-    passed: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True)
-class Dawdle:
-    """Notes that a conversation has come to a stage, and takes its time: none, little or some."""
-
-    scene: Scene
-    stage: str
-    speaks: ClassVar[bool] = False
-
-    def take(self, session: Session) -> None:
-        self.scene.passed[self.stage] += 1
-        session.sleep(self.scene.chance.choice((0.0, 0.005, 0.02, 0.06)))
-
-
-@pytest.fixture
-def chance(request: pytest.FixtureRequest) -> random.Random:
-    """Chance with a seed that stands in the report of a failure."""
-    seed = random.SystemRandom().randrange(1_000_000)
-    print(f"seed of {request.node.name}: {seed}")  # noqa: T201  (pytest shows it where the test fails)
-    return random.Random(seed)
-
-
-@pytest.fixture
-def scene(smtp_server: SmtpServer, chance: random.Random) -> Scene:
-    """The mail server dawdles at every stage from now on."""
-    scene = Scene(chance)
-    for stage in STAGES:
-        smtp_server.script(stage, Dawdle(scene, stage))
-    return scene
-
-
-# --- the comparison of the two ledgers ------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """The mail server's ledger held against the program's."""
-
-    letters: int
-    lost: list[str]
-    doubled: list[str]
-    unflagged: list[str]
-    most_copies: int
-    held: int
-    message_ids_of_one_letter: int
-    repeats_that_differ: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.letters} letters, lost {len(self.lost)}, doubled {len(self.doubled)},"
-            f" unflagged {len(self.unflagged)}, most copies {self.most_copies}, held {self.held}"
-        )
-
-
-def compare(server: SmtpServer, books: Books) -> Comparison:
-    """Hold the two ledgers against each other."""
-    rows = books.deliveries()
-    addresses = books.addresses()
-    copies: dict[tuple[str, str], list[Received]] = {}
-    by_message_id: dict[str, list[Received]] = {}
-    for received in server.ledger:
-        by_message_id.setdefault(received.message_id, []).append(received)
-        copies.setdefault((received.recipient, subject_of(received)), []).append(received)
-    flagged = {row.message_id for row in rows if row.doubts > 0}
-    doubled = [message_id for message_id, received in by_message_id.items() if len(received) > 1]
-    told = {row.message_id for row in rows if row.state in ("held", "uncertain")}
-    return Comparison(
-        letters=len(rows),
-        lost=[
-            f"{addresses[row.subscriber_id]} {row.step} {row.state}"
-            for row in rows
-            if row.message_id not in by_message_id and row.message_id not in told
-        ],
-        doubled=doubled,
-        unflagged=[message_id for message_id in doubled if message_id not in flagged],
-        most_copies=max((len(received) for received in copies.values()), default=0),
-        held=len([row for row in rows if row.state == "held"]),
-        message_ids_of_one_letter=max(
-            (len({received.message_id for received in same}) for same in copies.values()), default=0
-        ),
-        repeats_that_differ=sum(len({received.content for received in same}) > 1 for same in by_message_id.values()),
-    )
-
-
-def subject_of(received: Received) -> str:
-    """The subject of a message, as it stands there."""
-    lines = received.content.split(b"\r\n\r\n")[0].decode("ascii").splitlines()
-    return next(line for line in lines if line.startswith("Subject: "))
 
 
 # --- killing at random ----------------------------------------------------------------------------
@@ -141,10 +32,10 @@ def test_killing_at_random_loses_nothing_and_flags_every_double(
     open_books: OpenBooks,
     smtp_server: SmtpServer,
     scene: Scene,
-    record_property: Callable[[str, object], None],
+    report: Report,
 ):
     """However often and whenever `newsletter worker` is killed: lost 0, unflagged 0, never three copies."""
-    program = open_program(seeded_database(CROWD), smtp_connections=CONNECTIONS)
+    program = open_program(seeded_database(CROWD, MANY), smtp_connections=CONNECTIONS)
     program.set_clock(THURSDAY)
     books = open_books(program)
     chance = scene.chance
@@ -164,24 +55,19 @@ def test_killing_at_random_loses_nothing_and_flags_every_double(
             worker.kill()
             living.remove(worker)
             # What was being handed over, and nothing else, can be doubled by this kill.
-            hands = len([row for row in books.deliveries() if is_in_hand_of(row, worker)])
+            in_handover = books.deliveries(state="handing_over")
+            hands = sum(row.owner.endswith(f"-{worker.pid}") for row in in_handover)
             assert hands <= CONNECTIONS
             in_hand += hands
     for worker in living:
         worker.kill()
     smtp_server.forget_scripts()
     program.drain()
-    found = compare(smtp_server, books)
-    figures = f"{kills} kills, {in_hand} letters in hand, {found}"
-    record_property("figures", figures)
-    print(figures)  # noqa: T201  (pytest shows it where the test fails, or with -rP)
+    found = compare(smtp_server, books, program)
+    report(found, fault="SIGKILL at random", program=program, events=kills, in_hand=in_hand)
 
     assert found.letters == CROWD * weeks
-    assert found.lost == []
-    assert found.unflagged == []
-    assert found.most_copies <= 2
-    assert found.message_ids_of_one_letter == 1
-    assert found.repeats_that_differ == 0
+    assert found.keeps_the_promise(), found
     assert len(found.doubled) <= in_hand
     assert in_hand > 0
     # What the program says of itself is the same.
@@ -189,25 +75,6 @@ def test_killing_at_random_loses_nothing_and_flags_every_double(
     assert status["possibly_doubled"] >= len(found.doubled)
     assert status["deliveries"]["sent"] + status["deliveries"]["held"] == CROWD * weeks
     assert status["due"] == 0
-
-
-def is_in_hand_of(row: Row[Any], worker: Running) -> bool:
-    """Whether a letter is, by the books, being handed over by this process."""
-    return row.state == "handing_over" and row.owner.endswith(f"-{worker.pid}")
-
-
-def wait_for_the_moment(worker: Running, scene: Scene) -> None:
-    """Wait, at random: for any moment of a start, or until conversations have come to a stage some times more."""
-    chance = scene.chance
-    if chance.random() < 0.2:
-        time.sleep(chance.uniform(0.1, 1.0))
-        return
-    stage = chance.choice(STAGES[2:])
-    times = scene.passed[stage] + chance.randint(1, 25)
-    until = time.monotonic() + 20
-    while scene.passed[stage] < times and worker.code is None and time.monotonic() < until:
-        time.sleep(0.001)
-    time.sleep(chance.choice((0.0, 0.002, 0.01, 0.03)))
 
 
 # --- killing at one exact moment ------------------------------------------------------------------
@@ -333,53 +200,44 @@ def test_who_prefers_a_gap_gets_no_double(
     assert len({received.content for received in smtp_server.ledger}) == 1
 
 
-# --- ending in peace ------------------------------------------------------------------------------
+# --- how soon the others go on --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("command", "engine"),
-    [
-        ("worker", "sqlite"),
-        pytest.param("worker", "postgres", marks=pytest.mark.postgres),
-        ("run", "sqlite"),
-    ],
-)
-def test_asked_to_end_it_finishes_the_letters_in_hand(
-    command: str,
-    engine: str,
-    request: pytest.FixtureRequest,
+@pytest.mark.long
+@pytest.mark.postgres
+@pytest.mark.parametrize(("where", "at_most_seconds"), [("this host", 30), ("another host", 75)])
+def test_what_a_killed_worker_had_claimed_is_back_at_work(
+    where: str,
+    at_most_seconds: int,
+    seeded_postgres: SeededDatabase,
     open_program: OpenProgram,
     open_books: OpenBooks,
     smtp_server: SmtpServer,
+    tmp_path: Path,
+    report: Report,
 ):
-    """SIGTERM: every letter that is being handed over is recorded, the rest given back; code 0 within seconds."""
-    seeded: SeededDatabase = request.getfixturevalue(f"seeded_{engine}")
-    program = open_program(seeded(FEW), smtp_connections=2)
-    program.set_clock(THURSDAY)
+    """Within 30 seconds where its host knows that it is dead, else within 75: the time that a lease takes."""
+    program = open_program(seeded_postgres(FEW), smtp_connections=1)
+    program.set_clock(THURSDAY - timedelta(hours=1))
     books = open_books(program)
-    smtp_server.script("dot", Delay(1.0))
-    running = program.start("worker") if command == "worker" else program.serve()[1]
-    running.wait_for(lambda: smtp_server.ledger)
+    smtp_server.script("dot", Delay(0.5))
+    living = program.start("worker", faults=Faults(batch=2))
+    # Who has another folder for the signs of life is, to the others, on another host.
+    apart = {"TMPDIR": str(tmp_path)} if where == "another host" else {}
+    killed = program.start("worker", faults=Faults(step="claimed-after-commit", batch=2), variables=apart)
+    living.wait_for(lambda: "worker_started" in living.log and "worker_started" in killed.log)
+    program.set_clock(THURSDAY)
+    assert killed.wait() == -9
     began = time.monotonic()
-    assert running.terminate() == 0
-    assert time.monotonic() - began < 8
-
-    assert 0 < len(smtp_server.ledger) < FEW
-    assert books.count("sent") == len(smtp_server.ledger)
-    assert books.count("planned") == FEW - len(smtp_server.ledger)
-    smtp_server.forget_scripts()
-    program.drain()
-    assert sorted(received.recipient for received in smtp_server.ledger) == readers(FEW)
-    status = program.json("status")
-    assert (status["possibly_doubled"], status["workers"]) == (0, 0)
-
-
-def readers(count: int) -> list[str]:
-    """The addresses of so many seeded readers."""
-    return [f"reader-{number:03}@example.org" for number in range(count)]
-
-
-def kill_when(worker: Running, server: SmtpServer, condition: Callable[[SmtpServer], object]) -> None:
-    """Kill a worker as soon as something holds at the mail server."""
-    worker.wait_for(lambda: condition(server))
-    worker.kill()
+    owner = f"-{killed.pid}"
+    living.wait_for(
+        lambda: not any(row.owner.endswith(owner) for row in books.deliveries(state="claimed")), seconds=120
+    )
+    back_after = time.monotonic() - began
+    living.wait_for(lambda: books.count("sent") == FEW)
+    found = compare(smtp_server, books, program)
+    report(found, fault=f"killed on {where}: back at work", program=program, events=1,
+           back_after_seconds=round(back_after, 1))  # fmt: skip
+    assert found.keeps_the_promise(), found
+    assert found.flagged == 0
+    assert back_after <= at_most_seconds

@@ -1,0 +1,92 @@
+"""A mail server that does whatever a mail server can do wrong, at whatever stage: at random, many times."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+
+from tests.faults.comparison import compare
+from tests.faults.conftest import IS_LONG, Report
+from tests.faults.scene import STAGES, readers
+from tests.journeys.books import Books
+from tests.journeys.conftest import THURSDAY, OpenBooks, OpenProgram, SeededDatabase
+from tests.support.failpoints import Faults
+from tests.support.program import Program
+from tests.support.smtp_server import Close, Drip, Endless, Hang, Raw, Reply, Reset, SmtpServer, Step
+
+READERS = 1500 if IS_LONG else 80
+ROUNDS = 6 if IS_LONG else 1
+
+REFUSALS = (
+    Reply(421, "4.7.0 Too much of you"),
+    Reply(450, "4.2.1 Greylisted"),
+    Reply(451, "4.3.0 Trouble here"),
+    Reply(452, "4.3.1 No room"),
+    Reply(550, "5.7.1 Relay access denied"),
+    Reply(552, "5.2.2 Mailbox full"),
+    Reply(554, "5.7.1 Spam"),
+)
+NONSENSE = (
+    Close(),
+    Reset(),
+    Hang(),
+    Raw(b"\x00\xff\xfe garbage\r\n"),
+    Raw(b"999 what\r\n"),
+    Raw(b"25"),
+    Endless(b"2", limit_bytes=256 * 1024),
+    Drip(b"250 so slow that nobody waits for the end of it\r\n", 0.5),
+)
+# What cannot be told from the other refusals at a quick glance is left to long runs.
+QUICK: tuple[Step, ...] = (REFUSALS[0], REFUSALS[2], REFUSALS[4], NONSENSE[0], NONSENSE[1], NONSENSE[3])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800 if IS_LONG else 300)
+@pytest.mark.parametrize("engine", ["sqlite", pytest.param("postgres", marks=[pytest.mark.long, pytest.mark.postgres])])
+def test_whatever_the_server_does_at_whatever_stage_nobody_is_forgotten(
+    engine: str,
+    request: pytest.FixtureRequest,
+    open_program: OpenProgram,
+    open_books: OpenBooks,
+    smtp_server: SmtpServer,
+    chance,
+    report: Report,
+):
+    """Put off, held or doubted, but never lost; repeated only where no answer came; released, everybody has one."""
+    seeded: SeededDatabase = request.getfixturevalue(f"seeded_{engine}")
+    program = open_program(seeded(READERS), smtp_connections=6)
+    program.set_clock(THURSDAY)
+    books = open_books(program)
+    steps = (*REFUSALS, *NONSENSE) if IS_LONG else QUICK
+    faults = [(stage, step) for stage in STAGES for step in steps if stage != "body" or step not in REFUSALS] * ROUNDS
+    chance.shuffle(faults)
+    passed: Counter[str] = Counter()
+    for stage, step in faults:
+        # Spread over the sending: the n-th passing of the stage, among so many.
+        smtp_server.script(stage, step, times=1, when=lambda _line: chance.random() < 0.3)
+        passed[stage] += 1
+    worker = program.start("worker", faults=Faults(answer_haste=60))
+    worker.wait_for(lambda: len(books.deliveries()) == READERS and is_at_rest(books, program), seconds=1500)
+    for _ in range(4):
+        smtp_server.forget_scripts()
+        program.set_clock(program.now + timedelta(minutes=20))
+        program.do("deliveries", "release", "--all")
+        worker.wait_for(lambda: is_at_rest(books, program), seconds=200)
+    assert worker.terminate() == 0
+    found = compare(smtp_server, books, program)
+    report(found, fault="mail server misbehaves at any stage", program=program, events=len(faults))
+
+    assert found.keeps_the_promise(), found
+    assert books.suppressed() == 0
+    held = {row.subscriber_id for row in books.deliveries(state="held")}
+    told = {address for identifier, address in books.addresses().items() if identifier in held}
+    assert {received.recipient for received in smtp_server.ledger} | told == set(readers(READERS))
+    assert len(found.doubled) <= found.flagged
+
+
+def is_at_rest(books: Books, program: Program) -> bool:
+    """Whether nothing is on its way, and nothing due."""
+    waiting = books.deliveries(state="planned") + books.deliveries(state="uncertain")
+    return books.count("claimed", "handing_over") == 0 and all(row.next_try_at > program.now for row in waiting)
