@@ -31,6 +31,7 @@ from newsletter.service.previewing import Previewing
 from newsletter.service.publishing import Orders, Publishing
 from newsletter.service.recording import Recorder
 from newsletter.service.rescuing import Rescuing
+from newsletter.service.returning import Returning
 from newsletter.service.sharing import Sharing
 from newsletter.service.staying import Staying
 from newsletter.service.subscribing import Subscribing
@@ -115,6 +116,14 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
     composer = Composer(site=site, signer=signer, editions=editions, dkim=_dkim_signers(settings))
     resend = settings.on_uncertain is OnUncertain.RESEND
     recorder = Recorder(editions=editions, signer=signer, resend_uncertain=resend)
+    pacing = Pacing(database=database, rates=settings.rates, warm_up=settings.warm_up_plan, timezone=settings.timezone)
+    returning = Returning(
+        database=database,
+        editions=editions,
+        composer=composer,
+        pacing=pacing,
+        skip_late=settings.late is Late.SKIP,
+    )
     publishing = Publishing(
         database=database, editions=editions, countries=settings.countries, templates=settings.templates_dir
     )
@@ -142,14 +151,11 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
             editions=editions,
             composer=composer,
             recorder=recorder,
+            returning=returning,
+            pacing=pacing,
             skip_late=settings.late is Late.SKIP,
         ),
-        pacing=Pacing(
-            database=database,
-            rates=settings.rates,
-            warm_up=settings.warm_up_plan,
-            timezone=settings.timezone,
-        ),
+        pacing=pacing,
         sharing=Sharing(
             database=database,
             most=settings.fleet_connections,

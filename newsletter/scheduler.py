@@ -99,7 +99,7 @@ def _drain(app: App, worker: Worker) -> bool:
         if planned:
             continue
         due = app.office.count_due(now=app.clock.now())
-        if due == 0:
+        if due == 0 and not app.pacing.somebody_queues():
             return True
         if before is None or due < before:
             # What another worker has in hand is on its way, however long ours has found nothing to take.
@@ -108,7 +108,7 @@ def _drain(app: App, worker: Worker) -> bool:
             return False
         before = due
         worker.stop.wait(_DRAIN_PAUSE_SECONDS)
-    return app.office.count_due(now=app.clock.now()) == 0
+    return app.office.is_done(now=app.clock.now())
 
 
 def _send_on_all(crews: list[Crew]) -> int:

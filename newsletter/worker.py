@@ -49,6 +49,7 @@ class Worker:
         """Take the lease and judge what earlier workers left behind."""
         self._life_line.hold()
         self._app.rescuing.enrol(self.id, host=self._host)
+        self._share_connections()
         self._heart.start()
         self.rescue()
 
@@ -94,10 +95,18 @@ class Worker:
         made = [Lane(desk, open_mailer=open_mailer, stop=self.stop, waiting=hub) for _ in range(lanes)]
         return Crew(desk, made, hub=hub)
 
+    def _share_connections(self) -> None:
+        """Have no more connections than the fleet leaves to this worker: the first is for what people wait for."""
+        for_people, for_letters = self.crews
+        share = self._app.sharing.renew(self.id, in_use=for_people.connections + for_letters.connections)
+        for_people.allow(min(share, 1))
+        for_letters.allow(max(share - 1, 0))
+
     def _beat(self) -> None:
         while not self.stop.wait(RENEW_EVERY.total_seconds()):
             try:
                 self._app.rescuing.renew(self.id, host=self._host)
+                self._share_connections()
             except Exception as error:  # noqa: BLE001  (a heart that stops for any reason loses every letter in hand)
                 # Whatever it was, the next beat tries again: without a lease nothing may leave.
                 log.warning("lease_not_renewed", reason=str(error))

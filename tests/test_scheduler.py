@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from datetime import timedelta
+from functools import partial
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +47,25 @@ def post() -> Iterator[SmtpServer]:
 
 
 @pytest.fixture
-def house(migrated_url: str, tmp_path: Path, post: SmtpServer) -> Iterator[House]:
-    """The program with one published sequence, two lanes for letters, and business time at a slot."""
-    house = House(migrated_url, tmp_path, post=post, smtp_connections=2)
-    house.sequence("trust", "one")
-    house.publish()
-    yield house
-    house.close()
+def open_house(migrated_url: str, tmp_path: Path, post: SmtpServer) -> Iterator[Callable[..., House]]:
+    """Opens the program with one published sequence."""
+    opened: list[House] = []
+
+    def open_it(**settings: Any) -> House:
+        opened.append(House(migrated_url, tmp_path, post=post, **settings))
+        opened[-1].sequence("trust", "one")
+        opened[-1].publish()
+        return opened[-1]
+
+    yield open_it
+    for house in opened:
+        house.close()
+
+
+@pytest.fixture
+def house(open_house: Callable[..., House]) -> House:
+    """The program with two lanes for letters."""
+    return open_house(smtp_connections=2)
 
 
 @pytest.fixture
@@ -66,11 +79,11 @@ def readers(house: House) -> list[str]:
 
 
 @pytest.fixture
-def start(house: House) -> Iterator[Callable[[], Scheduler]]:
-    """Starts a scheduler that ticks quickly, and stops it in the end."""
+def start_of(open_house: Callable[..., House]) -> Iterator[Callable[[House], Scheduler]]:
+    """Starts a scheduler of a house that ticks quickly, and stops it in the end, before the house is closed."""
     running: list[Scheduler] = []
 
-    def start_it() -> Scheduler:
+    def start_it(house: House) -> Scheduler:
         running.append(Scheduler(house.app, tick=TICK))
         running[-1].start()
         return running[-1]
@@ -79,6 +92,12 @@ def start(house: House) -> Iterator[Callable[[], Scheduler]]:
     for one in running:
         if not one.worker.stop.is_set():
             one.shut_down()
+
+
+@pytest.fixture
+def start(house: House, start_of: Callable[[House], Scheduler]) -> Callable[[], Scheduler]:
+    """Starts a scheduler of the house."""
+    return partial(start_of, house)
 
 
 def states(house: House) -> list[str]:
@@ -236,6 +255,52 @@ def test_a_worker_that_cannot_say_goodbye_is_known_dead(house: House, monkeypatc
     other.end()
 
 
+# --- the share of the fleet's connections ---------------------------------------------------------
+
+
+def test_workers_leave_connections_to_each_other(
+    open_house: Callable[..., House], post: SmtpServer, start_of: Callable[[House], Scheduler],
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    """Of seven the first has five and the second two; told so, the first hangs up, and then the second has its part."""
+    monkeypatch.setattr("newsletter.worker.RENEW_EVERY", TICK)
+    house = open_house(smtp_connections=4, fleet_connections=7)
+    post.script("dot", Delay(0.2))
+    first = start_of(house)
+    for number in range(8):
+        house.reader(f"reader-{number}@example.org")
+    house.at(TUESDAY)
+    post.wait_for(lambda server: server.open_connections >= 4, seconds=SECONDS)
+    second = start_of(house)
+
+    def may_have() -> dict[str, int]:
+        return {row["id"]: row["connections"] for row in house.rows("worker")}
+
+    # The first has four, and three when it has hung up; whoever asks first has what cannot be divided.
+    wait_until(lambda: sorted(may_have().values()) == [3, 4])
+    assert set(may_have()) == {first.worker.id, second.worker.id}
+    wait_until(lambda: len(post.ledger) == 8)
+    assert sum(crew.connections for crew in first.worker.crews + second.worker.crews) <= 7
+    first.shut_down()
+    wait_until(lambda: may_have() == {second.worker.id: 5})
+
+
+def test_a_worker_for_which_there_are_no_two_connections_stands_by(
+    open_house: Callable[..., House], post: SmtpServer, start_of: Callable[[House], Scheduler],
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    """It claims nothing, and takes over when the one that had them ends."""
+    monkeypatch.setattr("newsletter.worker.RENEW_EVERY", TICK)
+    house = open_house(smtp_connections=4, fleet_connections=2)
+    first, second = start_of(house), start_of(house)
+    assert [crew.connections for crew in second.worker.crews] == [0, 0]
+    first.shut_down()
+    house.reader()
+    house.at(TUESDAY)
+    post.wait_for(lambda server: len(server.ledger) == 1, seconds=SECONDS)
+    wait_until(lambda: [crew.connections for crew in second.worker.crews] == [1, 1])
+
+
 # --- drain ----------------------------------------------------------------------------------------
 
 
@@ -271,7 +336,7 @@ def test_draining_gives_up_when_nothing_is_accepted(
 
 def test_draining_does_not_wait_for_what_was_put_off(house: House, readers, post: SmtpServer):
     """A letter that is to be tried again later is not due: True, with that letter planned."""
-    post.script("rcpt", Reply(451, "4.7.1 Later"), times=1)
+    post.script("rcpt", Reply(451, "4.2.0 Later"), times=1)
     assert drain(house.app) is True
     assert states(house) == ["planned"] + ["sent"] * 4
 

@@ -91,6 +91,8 @@ def _drain(app: App, stop: Event) -> None:
 
     if not drain(app, stop=stop):
         due = app.office.count_due(now=app.clock.now())
+        if due == 0:
+            fail("Letters wait for their turn at a domain, and none left for a minute. `newsletter status` says more.")
         fail(f"{due} due emails could not be sent: nothing was accepted for a minute. The lines above say why.")
 
 

@@ -21,20 +21,20 @@ import structlog
 
 from newsletter.clock import Clock
 from newsletter.domain.cadence import is_late, waking_from
-from newsletter.domain.delivery import DeliveryId, Kind, State
+from newsletter.domain.delivery import DeliveryId, Kind
 from newsletter.domain.progress import Place
-from newsletter.domain.subscription import State as SubscriptionState
-from newsletter.errors import AddressError, DatabaseUnavailable, RenderError
+from newsletter.errors import DatabaseUnavailable, RelayUnavailable
 from newsletter.fibres import BLOCKING, Signal, Waiting
-from newsletter.mail.base import Envelope, Verdict
-from newsletter.service import progression
-from newsletter.service.composing import Composed, Composer, Material, step_of
-from newsletter.service.editions import Edition, Editions
+from newsletter.mail.base import Envelope, Stage, Verdict, verdict_of
+from newsletter.service.composing import Composed, Composer, Material
+from newsletter.service.editions import Editions
+from newsletter.service.pacing import Claim, Pacing
 from newsletter.service.recording import Recorder
-from newsletter.store import handovers, subscriptions, switches
+from newsletter.service.returning import Returning
+from newsletter.store import handovers, switches
 from newsletter.store.database import Connection, Database
 from newsletter.store.deliveries import Delivery
-from newsletter.store.handovers import Answer, Leaving
+from newsletter.store.handovers import Leaving
 from newsletter.store.subscriptions import Subscriber, Subscription
 
 log = structlog.get_logger()
@@ -45,7 +45,9 @@ CLAIM_BATCH = 200
 BYTES_WITHIN = timedelta(seconds=2)
 """Bytes start this soon after the handover commit, or it is renewed with the same checks."""
 
-_NO_ANSWER = Answer(code=None, text="", host="")
+_SELDOM, _OFTEN, _SOON = timedelta(seconds=0.1), timedelta(seconds=0.5), timedelta(seconds=1)
+"""Where the pace says that there is no more: it is asked again after so long at least, and at most; and what is worth
+to be waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +62,18 @@ class Office:
     editions: Editions
     composer: Composer
     recorder: Recorder
+    returning: Returning
+    pacing: Pacing
     skip_late: bool = False
 
     def count_due(self, *, now: datetime) -> int:
         """How many emails are due and not closed."""
         with self.database.read() as connection:
             return handovers.count_due(connection, now=now)
+
+    def is_done(self, *, now: datetime) -> bool:
+        """Whether nothing is due, and nothing waits only for its turn at a destination."""
+        return self.count_due(now=now) == 0 and not self.pacing.somebody_queues()
 
     def is_stopped(self) -> bool:
         """Whether the operator stopped all sending."""
@@ -137,13 +145,23 @@ class Desk:
         self._attending = 0
         # By subscription: what the letters on their way were composed from.
         self._seen: dict[UUID, tuple[Subscription, Place]] = {}
+        # By delivery: to whom it is on its way.
+        self._recipients: dict[DeliveryId, str] = {}
         # What the database could not be told when it was away.
         self._unreleased: list[Delivery] = []
+        # In monotonic seconds: nothing is claimed before, because the pace says so.
+        self._claims_from = 0.0
+        self._more_comes_soon = False
 
     @property
     def stock(self) -> int:
         """How many emails are claimed and not given out."""
         return len(self._stock)
+
+    @property
+    def more_comes_soon(self) -> bool:
+        """Whether it is the pace that says there is no more for now, and will say something else within a second."""
+        return self._more_comes_soon
 
     @contextmanager
     def attended(self) -> Iterator[None]:
@@ -160,6 +178,7 @@ class Desk:
                     self._unreleased += self._stock
                     self._stock.clear()
                     self._seen.clear()
+                    self._recipients.clear()
             self._release()
 
     def has_work(self) -> bool:
@@ -167,14 +186,24 @@ class Desk:
         with self._mutex:
             if self._stock:
                 return True
-        return not self._stop.is_set() and self._waiting.elsewhere(self._look_for_work)
+        return self._may_claim() and self._waiting.elsewhere(self._look_for_work)
 
     def _look_for_work(self) -> bool:
-        with self._office.database.write() as connection:
-            found = self._claim(connection)
-        with self._mutex:
-            self._stock.extend(found)
-        return bool(found)
+        while self._may_claim():
+            with self._office.database.write() as connection:
+                claim = self._claim(connection)
+            self._take_in(claim)
+            if claim.items:
+                return True
+            if claim.more_after != timedelta():
+                break
+        return False
+
+    def tell_unavailable(self, error: RelayUnavailable) -> None:
+        """The mail server let no conversation begin; where it wants less from us, it is given less."""
+        verdict = verdict_of(Stage.OPEN, error.reply_code, error.reply_text, host="")
+        if verdict.slow_down:
+            self._waiting.elsewhere(lambda: self._learn([("", verdict)]))
 
     def exchange(self, judged: Sequence[tuple[Delivery, Verdict]], *, wants: bool) -> Handed | None:
         """Have verdicts recorded and, where `wants`, get the next email: one whose handover is committed.
@@ -214,7 +243,7 @@ class Desk:
         with self._office.database.write() as connection:
             if handovers.hand_over(connection, [leaving], now=now, renew=True):
                 return Handed(item=handed.item, composed=handed.composed, committed_at=began)
-            handovers.record_deferred(connection, handed.item, _NO_ANSWER, next_try_at=now, counts=False)
+        self._office.returning.release([handed.item], now=now)
         return None
 
     def return_unsent(self, item: Delivery) -> None:
@@ -230,11 +259,8 @@ class Desk:
             self._waiting.elsewhere(lambda: self._tell_released(items))
 
     def _tell_released(self, items: Sequence[Delivery]) -> None:
-        with self._office.database.write() as connection:
-            handovers.release_claimed(connection, items)
-            for item in items:
-                # Its handover may have been committed all the same; no byte has left.
-                handovers.record_deferred(connection, item, _NO_ANSWER, next_try_at=self._clock.now(), counts=False)
+        # The handover of some may have been committed all the same; no byte has left.
+        self._office.returning.release(items, now=self._clock.now())
         told = {item.id for item in items}
         with self._mutex:
             self._unreleased = [item for item in self._unreleased if item.id not in told]
@@ -267,23 +293,57 @@ class Desk:
             now = self._clock.now()
             ready = [] if self._stop.is_set() else self._make_ready(len(wanting), now=now)
             handed, refused = self._commit(judged, ready, more=len(wanting) > 0, now=now)
+            self._hear(judged)
+            self._recipients |= {each.item.id: each.envelope.recipient for each in handed}
             judged = []
             for visit, each in zip(wanting, handed, strict=False):
                 visit.handed = each
             wanting = wanting[len(handed) :]
             for item in refused:
-                self._put_back(item, now=now)
+                self._office.returning.put_back(item, now=now)
             if not wanting or not self._stock or self._stop.is_set():
                 return
+
+    def _hear(self, judged: Sequence[tuple[Delivery, Verdict]]) -> None:
+        told = [(self._recipients.pop(item.id, None), verdict) for item, verdict in judged]
+        if told and self._office.pacing.is_news(verdict for _, verdict in judged):
+            self._learn([(to.rpartition("@")[2], verdict) for to, verdict in told if to is not None])
 
     def _take(self, number: int) -> list[Delivery]:
         with self._mutex:
             return [self._stock.popleft() for _ in range(min(number, len(self._stock)))]
 
-    def _claim(self, connection: Connection) -> list[Delivery]:
-        return handovers.claim_due(
-            connection, owner=self._worker, letters=self._letters, now=self._clock.now(), limit=CLAIM_BATCH
+    def _claim(self, connection: Connection) -> Claim:
+        """Claim what may leave now; the last thing in a transaction."""
+        return self._office.pacing.claim(
+            connection, owner=self._worker, letters=self._letters, limit=CLAIM_BATCH, now=self._clock.now()
         )
+
+    def _may_claim(self) -> bool:
+        if self._stop.is_set():
+            return False
+        return not self._claims_from or time.monotonic() >= self._claims_from
+
+    def _take_in(self, claim: Claim | None) -> None:
+        """Keep what was claimed, and to what the pace says, once it is committed."""
+        if claim is None:
+            return
+        with self._mutex:
+            self._stock.extend(claim.items)
+        after = claim.more_after
+        self._more_comes_soon = after is not None and after <= _SOON
+        # Not for each single letter's turn; and not too late to see that an operator has set things right.
+        self._claims_from = time.monotonic() + min(max(after, _SELDOM), _OFTEN).total_seconds() if after else 0.0
+
+    def _learn(self, verdicts: Sequence[tuple[str, Verdict]]) -> None:
+        """Let the pace hear what the mail server said; it is recorded already, and losing this is harmless."""
+        try:
+            self._office.pacing.learn(verdicts)
+        except DatabaseUnavailable as error:
+            log.warning("pace_not_learned", reason=str(error))
+        except Exception:
+            # Others have letters in hand that have to leave now.
+            log.exception("pace_not_learned")
 
     def _make_ready(self, number: int, *, now: datetime) -> list[tuple[Delivery, Composed]]:
         """The next so many emails of the stock, composed; what cannot be is held, what must not leave put back."""
@@ -292,9 +352,9 @@ class Desk:
             composed, forbidden, faulty = self._compose(items, now=now)
             ready += composed
             for item in forbidden:
-                self._put_back(item, now=now)
+                self._office.returning.put_back(item, now=now)
             for item, error in faulty:
-                self._hold(item, error)
+                self._office.returning.hold(item, error, now=now)
         return ready
 
     def _compose(
@@ -333,6 +393,8 @@ class Desk:
         reader = material.readers.get(item.subscriber_id)
         if reader is None or self._comes_too_late(item, reader, now=now):
             return None
+        if self._office.pacing.keeps_back(reader, letters=self._letters):
+            return None
         return self._office.composer.compose(connection, material, item, now=now)
 
     def _comes_too_late(self, item: Delivery, reader: Subscriber, *, now: datetime) -> bool:
@@ -340,13 +402,6 @@ class Desk:
         if item.kind is not Kind.LETTER or not is_late(item.due_at, now=now):
             return False
         return self._office.skip_late or waking_from(now, reader.slot.timezone) > now
-
-    def _hold(self, item: Delivery, error: Exception) -> None:
-        foreseen = isinstance(error, RenderError | AddressError)
-        reason = f"cannot be rendered: {error if foreseen else type(error).__name__}"
-        with self._office.database.write() as connection:
-            handovers.hold(connection, item, believed=State.CLAIMED, reason=reason)
-        log.warning("delivery_held", delivery=str(item.id), reason=reason, exc_info=None if foreseen else error)
 
     def _commit(
         self, judged: list[tuple[Delivery, Verdict]], ready: list[tuple[Delivery, Composed]], *, more: bool,
@@ -361,7 +416,7 @@ class Desk:
         began = time.monotonic()
         try:
             try:
-                granted, found = self._transact(judged, leaving, more=more, now=now)
+                granted, claim = self._transact(judged, leaving, more=more, now=now)
             except DatabaseUnavailable:
                 raise
             except Exception:
@@ -371,13 +426,12 @@ class Desk:
                 log.exception("verdicts_not_recorded", count=len(judged))
                 for item, verdict in judged:
                     self._record_alone(item, verdict, now=now)
-                granted, found = self._transact([], leaving, more=more, now=now)
+                granted, claim = self._transact([], leaving, more=more, now=now)
         except Exception:
             with self._mutex:
                 self._unreleased += [item for item, _ in ready]
             raise
-        with self._mutex:
-            self._stock.extend(found)
+        self._take_in(claim)
         handed = [Handed(item=item, composed=made, committed_at=began) for item, made in ready if item.id in granted]
         for item, _ in judged:
             if item.subscription_id is not None:
@@ -387,16 +441,16 @@ class Desk:
 
     def _transact(
         self, judged: list[tuple[Delivery, Verdict]], leaving: list[Leaving], *, more: bool, now: datetime
-    ) -> tuple[set[DeliveryId], list[Delivery]]:
-        if not judged and not leaving and not (more and not self._stock):
-            return set(), []
+    ) -> tuple[set[DeliveryId], Claim | None]:
+        if not judged and not leaving and not (more and not self._stock and self._may_claim()):
+            return set(), None
         with self._office.database.write() as connection:
             for batch in _one_a_reader(judged):
                 self._office.recorder.record(connection, batch, now=now, seen=self._seen)
             granted = handovers.hand_over(connection, leaving, now=now) if leaving else set()
             # Ahead of the need: what is claimed here costs no commit of its own.
-            wanted = more and len(self._stock) < len(leaving) + 1 and not self._stop.is_set()
-            return granted, self._claim(connection) if wanted else []
+            wanted = more and len(self._stock) < len(leaving) + 1 and self._may_claim()
+            return granted, self._claim(connection) if wanted else None
 
     def _record_alone(self, item: Delivery, verdict: Verdict, *, now: datetime) -> None:
         try:
@@ -408,52 +462,6 @@ class Desk:
             log.exception("subscription_not_moved", delivery=str(item.id), outcome=verdict.outcome.value)
             with self._office.database.write() as connection:
                 self._office.recorder.record_alone(connection, item, verdict, now=now)
-
-    def _put_back(self, item: Delivery, *, now: datetime) -> None:
-        """Something forbids a claimed email to leave now: find out what, and set right when or whether it may."""
-        with self._office.database.write() as connection:
-            reader = subscriptions.get_subscriber(connection, item.subscriber_id, lock=True)
-            edition = self._office.editions.live(connection)
-            if not switches.switch_is_on(connection, switches.SENDING) or edition is None:
-                handovers.release_claimed(connection, [item])
-            elif item.kind is not Kind.LETTER or reader is None:
-                if reader is None or not handovers.still_wanted(connection, item):
-                    handovers.withdraw_claimed(connection, item, reason="not wanted any more", now=now)
-                else:
-                    # The lease was lost for a moment; whoever has one may send it.
-                    handovers.release_claimed(connection, [item])
-            else:
-                self._put_back_letter(connection, edition, reader, item, now=now)
-
-    def _put_back_letter(
-        self, connection: Connection, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime
-    ) -> None:
-        record = subscriptions.get_subscription(connection, item.subscription_id) if item.subscription_id else None
-        if record is None or record.state is not SubscriptionState.ACTIVE:
-            handovers.withdraw_claimed(connection, item, reason="not wanted any more", now=now)
-            return
-        composer, reason = self._office.composer, None
-        if step_of(edition, item) is None:
-            reason = "the step is gone"
-        elif is_late(item.due_at, now=now) and self._office.skip_late:
-            reason = "late, and that week passes"
-        elif record.last_letter_at and now - record.last_letter_at < composer.gap_before(edition, reader, item):
-            reason = "too soon after the last letter"
-        if reason is None:
-            # Late outside waking hours; or the lease was lost, and somebody else may have it at once.
-            late = is_late(item.due_at, now=now)
-            leaves_from = waking_from(now, reader.slot.timezone) if late else None
-            handovers.release_claimed(connection, [item], next_try_at=leaves_from)
-        elif handovers.withdraw_claimed(connection, item, reason=reason, now=now):
-            subscriptions.tell(
-                connection,
-                "moved",
-                subscriber_id=reader.id,
-                subscription_id=record.id,
-                now=now,
-                reason=reason,
-            )
-            progression.reschedule(connection, edition, reader, record, now=now)
 
 
 def _one_a_reader(judged: list[tuple[Delivery, Verdict]]) -> Iterator[list[tuple[Delivery, Verdict]]]:

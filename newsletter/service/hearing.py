@@ -31,6 +31,11 @@ class Ear:
     def __init__(self) -> None:
         self._slowed: set[str] = set()
 
+    @property
+    def remembers(self) -> bool:
+        """Whether an acceptance makes a difference to it."""
+        return bool(self._slowed)
+
     def concerns(self, domain: str, verdict: Verdict) -> Iterator[str]:
         """The destinations that a verdict may be news of; the domain before the mail server."""
         if verdict.outcome is Outcome.ACCEPTED:

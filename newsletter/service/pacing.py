@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from threading import Lock
@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import structlog
 
-from newsletter.domain.delivery import DeliveryId, Outcome
+from newsletter.domain.delivery import DeliveryId, Kind, Outcome
 from newsletter.domain.destination import RECOVER_AFTER, RELAY, Destination, Waiting
 from newsletter.domain.rates import Progress, Rate, Rates, WarmUp, progress_on
 from newsletter.errors import NotFound
@@ -20,6 +20,7 @@ from newsletter.service.hearing import Ear, hear
 from newsletter.store import destinations, handovers, subscriptions
 from newsletter.store.database import Connection, Database
 from newsletter.store.deliveries import Delivery
+from newsletter.store.subscriptions import Subscriber
 
 log = structlog.get_logger()
 
@@ -68,9 +69,9 @@ class Pacing:
         self._ear = Ear()
         self._trouble = destinations.Trouble(relay=False, domains=False)
         self._look_at = 0.0
-        # By destination, in monotonic seconds: from when an acceptance is news, and until when it is barred.
+        # By destination: from when an acceptance is news, in monotonic seconds; and whether nothing may leave.
         self._news_from: dict[str, float] = {}
-        self._barred: dict[str, float] = {}
+        self._barred: dict[str, _Bar] = {}
 
     # Claiming
 
@@ -102,16 +103,32 @@ class Pacing:
                 rest = replace(progress, sent=max(0, progress.sent - number))
                 destinations.save_warm_up(connection, warm_up.plan, rest)
 
-    def kept_back_until(self, domain: str, *, now: datetime) -> datetime | None:
-        """Until when an email that is claimed already must not leave, for what this process heard meanwhile.
+    def keeps_back(self, reader: Subscriber, *, letters: bool) -> bool:
+        """Whether an email that is claimed already must not leave, for what this process heard meanwhile.
 
-        Costs nothing where nothing was heard. Business time.
+        Costs nothing where nothing was heard.
         """
         if not self._barred:
-            return None
-        until = max(self._barred.get(domain, 0.0), self._barred.get(RELAY, 0.0))
-        wait = until - time.monotonic()
-        return now + timedelta(seconds=wait) if wait > 0 else None
+            return False
+        at = time.monotonic()
+        bars = (self._barred.get(name) for name in (RELAY, _domain_of(reader)))
+        return any(bar is not None and bar.until > at and (letters or bar.is_for_all) for bar in bars)
+
+    def line_up(self, connection: Connection, item: Delivery, reader: Subscriber, *, now: datetime) -> bool:
+        """Put a claimed email off to its turn, where its domain wants none now; it has been given back before.
+
+        Returns:
+            Whether it was. If not, it is the mail server that wants none, and nothing is claimed; or all is well again.
+        """
+        names = {RELAY, _domain_of(reader)}
+        known, at = destinations.lock_destinations(connection, names)
+        with self._mutex:
+            for name in names:
+                # What the operator or another worker has set right must not keep back what is claimed anew.
+                if name not in known or known[name].kept_until(now=at) is None:
+                    self._barred.pop(name, None)
+        trouble = destinations.Trouble(relay=RELAY in known, domains=True)
+        return not self._admitted(connection, trouble, [item], letters=item.kind is Kind.LETTER, now=now)
 
     def somebody_queues(self) -> bool:
         """Whether letters wait for nothing but their turn: they are due, though their rows say later."""
@@ -119,6 +136,12 @@ class Pacing:
             return destinations.somebody_queues(connection)
 
     # Learning
+
+    def is_news(self, verdicts: Iterable[Verdict]) -> bool:
+        """Whether `learn` may make anything of some verdicts. Costs nothing worth speaking of where all is well."""
+        if self._news_from or self._ear.remembers:
+            return True
+        return any(verdict.slow_down or verdict.policy for verdict in verdicts)
 
     def learn(self, verdicts: Sequence[tuple[str, Verdict]]) -> None:
         """Take in what the mail server said, by the domain of the recipient, in the order in which it was said.
@@ -160,6 +183,10 @@ class Pacing:
             destinations.save_destinations(connection, [known.forgive()])
             if name != RELAY:
                 destinations.bring_forward(connection, name, now=now)
+        with self._mutex:
+            self._look_at = 0.0
+            self._remember(name, None)
+            self._bar(name, None, now=now)
         log.info("circuit_closed" if known.is_open else "destination_recovered", destination=name, by="operator")
 
     # What is underneath
@@ -177,7 +204,7 @@ class Pacing:
             if not trouble.relay:
                 self._barred.pop(RELAY, None)
             if not trouble.domains:
-                self._barred = {name: until for name, until in self._barred.items() if name == RELAY}
+                self._barred = {name: bar for name, bar in self._barred.items() if name == RELAY}
         return trouble
 
     def _share(
@@ -253,7 +280,7 @@ class Pacing:
         for item in items:
             reader = readers.get(item.subscriber_id)
             if reader is not None:
-                found.setdefault(reader.address_key.rpartition("@")[2], []).append(item)
+                found.setdefault(_domain_of(reader), []).append(item)
         return found
 
     def _heard(self, verdicts: Sequence[tuple[str, Verdict]]) -> list[tuple[str, str, Verdict]]:
@@ -284,10 +311,19 @@ class Pacing:
         if kept is None:
             self._barred.pop(name, None)
         else:
-            self._barred[name] = time.monotonic() + min(kept - now, BARRED_FOR).total_seconds()
+            until = time.monotonic() + min(kept - now, BARRED_FOR).total_seconds()
+            self._barred[name] = _Bar(until=until, is_for_all=name == RELAY or (known is not None and known.is_open))
 
     def _today(self, now: datetime) -> date:
         return now.astimezone(self._zone).date()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bar:
+    """Nothing leaves for a destination, by monotonic seconds; what people wait for only where `is_for_all`."""
+
+    until: float
+    is_for_all: bool
 
 
 @dataclass(kw_only=True)
@@ -325,6 +361,10 @@ class _Share:
         if self.warm_up is not None and self.progress is not None:
             sent = replace(self.progress, sent=self.progress.sent + number)
             destinations.save_warm_up(connection, self.warm_up.plan, sent)
+
+
+def _domain_of(reader: Subscriber) -> str:
+    return reader.address_key.rpartition("@")[2]
 
 
 def _log_change(before: Destination, after: Destination) -> None:

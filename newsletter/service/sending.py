@@ -28,9 +28,12 @@ _MOST_DOUBLINGS = 6
 _LOOK_AGAIN_SECONDS = 0.2
 """While some lanes are at work: whether there is work for more."""
 
+_SOON_SECONDS = 0.1
+"""Where the pace will let more leave in a moment: well within the burst that a rate allows."""
+
 
 class Crew:
-    """The lanes of one desk: as many are at work as there is work for.
+    """The lanes of one desk: as many are at work as there is work for, and as are allowed.
 
     Args:
         hub: in which the lanes run; the desk and the lanes wait in it, too.
@@ -48,22 +51,46 @@ class Crew:
         Returns:
             How many were accepted.
         """
+        self._close_surplus()
         with self._desk.attended():
             # Most ticks find nothing.
-            return self._hub.run(self._conduct) if self._desk.has_work() else 0
+            return self._hub.run(self._conduct) if self._has_work() else 0
+
+    @property
+    def connections(self) -> int:
+        """How many connections it has, or may open."""
+        return sum(lane.is_wanted or lane.is_connected for lane in self._lanes)
+
+    def allow(self, connections: int) -> None:
+        """Let it have so many connections from now on. Those that are too many end with the letter in hand."""
+        for number, lane in enumerate(self._lanes):
+            lane.is_wanted = number < connections
+
+    def _close_surplus(self) -> None:
+        for lane in self._lanes:
+            if lane.is_connected and not lane.is_wanted:
+                lane.close()
+
+    def _has_work(self) -> bool:
+        if any(lane.owes for lane in self._lanes):
+            return True
+        is_able = any(lane.is_fit() for lane in self._lanes)
+        return is_able and (self._desk.has_work() or self._desk.more_comes_soon)
 
     def _conduct(self) -> int:
         accepted = 0
-        at_work: dict[Fibre, Lane] = {}
+        # What the desk was not told is told first, also by a lane that may not send.
+        at_work = {self._hub.start(partial(self._let_work, lane)): lane for lane in self._lanes if lane.owes}
         while True:
             free = [lane for lane in self._lanes if lane not in at_work.values() and lane.is_fit()]
             if free and self._desk.has_work():
                 for lane in free[: self._desk.stock]:
                     at_work[self._hub.start(partial(self._let_work, lane))] = lane
-            if not at_work:
+            comes_soon = bool(free) and self._desk.more_comes_soon
+            if not at_work and not comes_soon:
                 return accepted
             self._ended = self._hub.signal()
-            self._ended.wait(_LOOK_AGAIN_SECONDS)
+            self._ended.wait(_SOON_SECONDS if comes_soon else _LOOK_AGAIN_SECONDS)
             for fibre in [fibre for fibre in at_work if fibre.has_ended]:
                 del at_work[fibre]
                 accepted += _result(fibre)
@@ -72,6 +99,8 @@ class Crew:
         try:
             return lane.send_due()
         finally:
+            if not lane.is_wanted:
+                lane.close()
             self._ended.set()
 
     def close(self) -> None:
@@ -87,6 +116,10 @@ class Lane:
         desk: where its emails come from and its verdicts go.
         stop: set when the process is to end: the email in hand is finished.
         waiting: how it waits.
+
+    Attributes:
+        is_wanted: whether it may have a connection; told otherwise, it finishes the email in hand.
+        is_connected: whether it has, or may still have, a connection.
     """
 
     def __init__(
@@ -96,6 +129,8 @@ class Lane:
         self._mailer = open_mailer()
         self._stop = stop
         self._waiting = waiting
+        self.is_wanted = True
+        self.is_connected = False
         self._troubles = 0
         self._rest_until = 0.0
         # What the desk could not be told because the database was away.
@@ -112,25 +147,38 @@ class Lane:
                 self._exchange(wants=False)
             return self._send_while_due()
 
+    @property
+    def owes(self) -> bool:
+        """Whether it has a verdict that the desk could not be told, because the database was away."""
+        return bool(self._judged)
+
     def is_fit(self) -> bool:
         """Whether it may go to work: not to end, and not resting after trouble with the mail server."""
-        return not self._stop.is_set() and time.monotonic() >= self._rest_until
+        return self.is_wanted and not self._stop.is_set() and time.monotonic() >= self._rest_until
 
     def close(self) -> None:
         """Hang up."""
         self._mailer.close()
+        self.is_connected = False
 
     def _send_while_due(self) -> int:
         accepted = 0
         while self.is_fit() and self._desk.has_work():
-            try:
-                self._mailer.open()
-            except RelayUnavailable as error:
-                # Nothing was handed over: no attempt counts, and nobody is to blame.
-                self._rest(str(error))
+            if not self._open():
                 break
             accepted += self._send_in_this_conversation()
         return accepted
+
+    def _open(self) -> bool:
+        """Make sure that a conversation is ready. Where none is, nothing was handed over: no attempt counts."""
+        self.is_connected = True
+        try:
+            self._mailer.open()
+        except RelayUnavailable as error:
+            self._rest(str(error))
+            self._desk.tell_unavailable(error)
+            return False
+        return True
 
     def _send_in_this_conversation(self) -> int:
         """Send until nothing is due, or until the conversation ends; the mailer is open."""
@@ -147,12 +195,9 @@ class Lane:
             if outcome is not None:
                 self._troubles = 0
             # Open before the next is asked for: what is handed over has to leave at once.
-            try:
-                self._mailer.open()
-            except RelayUnavailable as error:
-                self._rest(str(error))
+            if not self._open():
                 break
-            handed = self._exchange(wants=not self._stop.is_set())
+            handed = self._exchange(wants=self.is_wanted and not self._stop.is_set())
         self._exchange(wants=False)
         return accepted
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
-from sqlalchemy import event, select, update
+from sqlalchemy import event, select, text, update
 
 from newsletter.domain.delivery import Outcome, State
 from newsletter.domain.destination import RELAY
@@ -21,8 +21,10 @@ from tests.support.building import House
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from newsletter.service.pacing import Claim
+    from tests.support.smtp_server import SmtpServer
 
 TUESDAY = "2026-11-24 09:00"
 YES = verdict_of(Stage.DOT, 250, "2.0.0 Taken", host="mail.example")
@@ -244,6 +246,40 @@ class TestWarmUp:
         assert len(claim(other).items) == 2
 
 
+@pytest.mark.postgres
+def test_workers_that_claim_at_once_send_no_more_than_the_days_number(
+    migrated_postgres_url: str, tmp_path: Path, post: SmtpServer
+):
+    """The second one waits until the first one has written down how much it took."""
+    houses = [House(migrated_postgres_url, tmp_path, post=post, warm_up="3") for _ in range(2)]
+    houses[0].sequence("trust", "one")
+    houses[0].publish()
+    for house in houses:
+        house.app.rescuing.enrol(house.worker, host="here")
+    due(houses[0], *["example.org"] * 6)
+    houses[1].at(TUESDAY)
+    assert len(claim(houses[0], limit=1).items) == 1  # the plan has begun: there is a row to lock
+    second: list[int] = []
+    thread = Thread(target=lambda: second.append(len(claim(houses[1]).items)))
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with houses[0].app.database.write() as connection:
+        found = houses[0].app.pacing.claim(connection, owner=houses[0].worker, letters=True, limit=1, now=houses[0].now)
+        thread.start()
+        give_up_at = monotonic() + 60
+        while not second and monotonic() < give_up_at:
+            with houses[0].app.database.read() as other:
+                if other.scalar(waiting):
+                    break
+            sleep(0.01)
+        assert len(found.items) == 1
+    thread.join()
+    assert second == [1]
+    for house in houses:
+        house.close()
+
+
 class TestDomainRate:
     def test_letters_to_a_domain_are_spread_and_others_pass(self, house_of: Callable[..., House]):
         house = house_of(send_rate="gmail.com=6/minute")
@@ -390,16 +426,16 @@ class TestCircuit:
 
     def test_what_is_claimed_already_is_kept_back_at_once(self, house_of: Callable[..., House]):
         house = house_of()
-        assert house.app.pacing.kept_back_until(GMAIL, now=house.now) is None
+        theirs, others = (house.reader(f"maria@{domain}").record for domain in (GMAIL, "example.org"))
+        assert not house.app.pacing.keeps_back(theirs, letters=True)
         self.open_gmail(house)
-        until = house.app.pacing.kept_back_until(GMAIL, now=house.now)
-        assert until is not None
-        assert house.now < until <= house.now + timedelta(minutes=1)
-        assert house.app.pacing.kept_back_until("example.org", now=house.now) is None
+        for letters in (True, False):
+            assert house.app.pacing.keeps_back(theirs, letters=letters)
+            assert not house.app.pacing.keeps_back(others, letters=letters)
         house.app.pacing.forgive(GMAIL, now=house.now)
         look_again(house)
         claim(house)
-        assert house.app.pacing.kept_back_until(GMAIL, now=house.now) is None
+        assert not house.app.pacing.keeps_back(theirs, letters=True)
 
     def test_the_operators_word_lets_all_go_on_at_once(self, house_of: Callable[..., House]):
         house = house_of()

@@ -237,7 +237,7 @@ class TestLate:
     def test_a_letter_that_becomes_late_while_it_waits_is_held_over_night(self, series: House, post: SmtpServer):
         """A retry that falls into the night, too late for the slot, waits for the morning."""
         maria = series.reader(slot="tue 22:30")
-        post.script("rcpt", Reply(451, "4.7.1 Later"))
+        post.script("rcpt", Reply(451, "4.2.0 Later"))
         series.live("2026-11-25 01:30")
         assert maria.steps() == []
         post.forget_scripts()
@@ -267,7 +267,7 @@ class TestLate:
         house.sequence("trust", "one", "two")
         house.publish()
         maria = house.reader()
-        post.script("rcpt", Reply(451, "4.7.1 Later"))
+        post.script("rcpt", Reply(451, "4.2.0 Later"))
         house.at("2026-11-24 09:00")
         house.work()
         post.forget_scripts()

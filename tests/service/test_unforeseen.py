@@ -62,7 +62,7 @@ def people(house: House) -> list[Reader]:
     [
         (None, DeliveryState.SENT, True),
         (Close(), DeliveryState.UNCERTAIN, False),
-        (Reply(451, "4.7.1 later"), DeliveryState.PLANNED, False),
+        (Reply(451, "4.2.0 later"), DeliveryState.PLANNED, False),
     ],
 )
 def test_a_reader_who_cannot_be_moved_stops_nobody(
