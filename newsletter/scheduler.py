@@ -16,7 +16,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from newsletter.bootstrap import App
-from newsletter.service.sending import Crew
+from newsletter.clock import SystemClock
 from newsletter.worker import KEEP_HOUSE_EVERY, RESCUE_EVERY, Worker, guarded
 
 log = structlog.get_logger()
@@ -65,7 +65,8 @@ class Scheduler:
 
     def _every(self, interval: timedelta, action: Callable[[], object], name: str) -> None:
         self._metronome.add_job(
-            guarded(action, name), "interval", seconds=interval.total_seconds(), id=name, name=name
+            guarded(action, name), "interval", seconds=interval.total_seconds(), id=name, name=name,
+            next_run_time=SystemClock().now(),
         )  # fmt: skip
 
 
@@ -92,8 +93,8 @@ def _drain(app: App, worker: Worker) -> bool:
     before: int | None = None
     while not worker.stop.is_set():
         worker.rescue()
-        planned = worker.plan()
-        if _send_on_all(worker.crews):
+        planned, accepted = _plan_and_send(worker)
+        if accepted:
             last_progress = time.monotonic()
             continue
         if planned:
@@ -111,15 +112,17 @@ def _drain(app: App, worker: Worker) -> bool:
     return app.office.is_done(now=app.clock.now())
 
 
-def _send_on_all(crews: list[Crew]) -> int:
-    accepted = [0] * len(crews)
+def _plan_and_send(worker: Worker) -> tuple[int, int]:
+    """Both at once: what is planned first leaves while the rest is still being planned. How many of each."""
+    actions = [guarded(worker.plan, "plan"), *(guarded(crew.send_due, "send") for crew in worker.crews)]
+    done = [0] * len(actions)
 
-    def run(index: int, crew: Crew) -> None:
-        accepted[index] = guarded(crew.send_due, "send")() or 0
+    def run(index: int, action: Callable[[], int | None]) -> None:
+        done[index] = action() or 0
 
-    threads = [Thread(target=run, args=(index, crew)) for index, crew in enumerate(crews)]
+    threads = [Thread(target=run, args=(index, action)) for index, action in enumerate(actions)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(accepted)
+    return done[0], sum(done[1:])

@@ -149,6 +149,8 @@ class Desk:
         self._recipients: dict[DeliveryId, str] = {}
         # What the database could not be told when it was away.
         self._unreleased: list[Delivery] = []
+        # Whether a claim may have been committed of which no answer came.
+        self._claim_in_doubt = False
         # In monotonic seconds: nothing is claimed before, because the pace says so.
         self._claims_from = 0.0
         self._more_comes_soon = False
@@ -174,11 +176,14 @@ class Desk:
         finally:
             with self._mutex:
                 self._attending -= 1
-                if self._attending == 0:
+                is_last = self._attending == 0
+                if is_last:
                     self._unreleased += self._stock
                     self._stock.clear()
                     self._seen.clear()
                     self._recipients.clear()
+            if is_last:
+                self._find_stranded()
             self._release()
 
     def has_work(self) -> bool:
@@ -190,7 +195,7 @@ class Desk:
 
     def _look_for_work(self) -> bool:
         while self._may_claim():
-            with self._office.database.write() as connection:
+            with self._in_doubt(), self._office.database.write() as connection:
                 claim = self._claim(connection)
             self._take_in(claim)
             if claim.items:
@@ -286,6 +291,7 @@ class Desk:
             heir.served.set()
 
     def _serve(self, visits: list[_Visit]) -> None:
+        self._find_stranded()
         self._release()
         judged = [each for visit in visits for each in visit.judged]
         wanting = [visit for visit in visits if visit.wants]
@@ -308,6 +314,29 @@ class Desk:
         told = [(self._recipients.pop(item.id, None), verdict) for item, verdict in judged]
         if told and self._office.pacing.is_news(verdict for _, verdict in judged):
             self._learn([(to.rpartition("@")[2], verdict) for to, verdict in told if to is not None])
+
+    @contextmanager
+    def _in_doubt(self) -> Iterator[None]:
+        """While something may be claimed: where the commit's answer is lost, nobody knows whether it was."""
+        try:
+            yield
+        except BaseException:
+            self._claim_in_doubt = True
+            raise
+
+    def _find_stranded(self) -> None:
+        """What was claimed without our knowledge goes back: its lease lives, so nobody else would ever take it.
+
+        Only while no email is on its way from the stock to a lane.
+        """
+        if not self._claim_in_doubt:
+            return
+        with self._office.database.read() as connection:
+            claimed = handovers.claimed_by(connection, self._worker, letters=self._letters)
+        with self._mutex:
+            known = {item.id for item in (*self._stock, *self._unreleased)}
+            self._unreleased += [item for item in claimed if item.id not in known]
+        self._claim_in_doubt = False
 
     def _take(self, number: int) -> list[Delivery]:
         with self._mutex:
@@ -444,7 +473,7 @@ class Desk:
     ) -> tuple[set[DeliveryId], Claim | None]:
         if not judged and not leaving and not (more and not self._stock and self._may_claim()):
             return set(), None
-        with self._office.database.write() as connection:
+        with self._in_doubt(), self._office.database.write() as connection:
             for batch in _one_a_reader(judged):
                 self._office.recorder.record(connection, batch, now=now, seen=self._seen)
             granted = handovers.hand_over(connection, leaving, now=now) if leaving else set()

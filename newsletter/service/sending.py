@@ -78,11 +78,15 @@ class Crew:
         return is_able and (self._desk.has_work() or self._desk.more_comes_soon)
 
     def _conduct(self) -> int:
-        accepted = 0
+        accepted, is_away = 0, False
         # What the desk was not told is told first, also by a lane that may not send.
         at_work = {self._hub.start(partial(self._let_work, lane)): lane for lane in self._lanes if lane.owes}
         while True:
             free = [lane for lane in self._lanes if lane not in at_work.values() and lane.is_fit()]
+            if is_away:
+                # Who came again at once would find the database away again, hundreds of times a second. The next
+                # tick begins anew.
+                free = []
             if free and self._desk.has_work():
                 for lane in free[: self._desk.stock]:
                     at_work[self._hub.start(partial(self._let_work, lane))] = lane
@@ -94,6 +98,7 @@ class Crew:
             for fibre in [fibre for fibre in at_work if fibre.has_ended]:
                 del at_work[fibre]
                 accepted += _result(fibre)
+                is_away |= isinstance(fibre.outcome[1], DatabaseUnavailable)
 
     def _let_work(self, lane: Lane) -> int:
         try:
@@ -104,9 +109,8 @@ class Crew:
             self._ended.set()
 
     def close(self) -> None:
-        """Hang up every connection. Nothing is at work any more."""
-        for lane in self._lanes:
-            lane.close()
+        """Hang up every connection, all at once. Nothing is at work any more."""
+        self._hub.run(lambda: [self._hub.start(lane.close) for lane in self._lanes if lane.is_connected])
 
 
 class Lane:

@@ -74,6 +74,13 @@ def claim_due(connection: Connection, *, owner: str, letters: bool, now: datetim
     return sorted(claimed, key=lambda item: (item.next_try_at, item.id))
 
 
+def claimed_by(connection: Connection, owner: str, *, letters: bool) -> list[Delivery]:
+    """What a worker has claimed and not handed over, letters or what people wait for."""
+    which = _LETTERS if letters else _FOR_PEOPLE
+    mine = (OWNED, delivery.c.owner == owner, delivery.c.state == State.CLAIMED, which)
+    return [to_delivery(row) for row in connection.execute(select(*COLUMNS).where(*mine))]
+
+
 def count_due(connection: Connection, *, now: datetime) -> int:
     """How many emails are due and not closed: planned, or in the hands of some worker."""
     waiting = and_(LEAVING, delivery.c.next_try_at <= now)

@@ -57,22 +57,12 @@ def test_killed_at_a_step_it_goes_on_from_there(
 
 
 # The rest of them in long runs only.
-TELLING = ("handed-after-commit", "accepted-after-commit")
-STRANDED = pytest.mark.xfail(
-    reason="What was claimed by a commit whose answer got lost is nobody's while that worker lives: the desk does not"
-    " know of it, and the rescuer does not suspect itself.",
-    strict=True,
-)
+TELLING = ("claimed-after-commit", "handed-after-commit", "accepted-after-commit")
 
 
 @pytest.mark.parametrize(
     "step",
-    [
-        step
-        if step in TELLING
-        else pytest.param(step, marks=[pytest.mark.long, *([STRANDED] if step == "claimed-after-commit" else [])])
-        for step in COMMITS[2:-2]
-    ],
+    [step if step in TELLING else pytest.param(step, marks=pytest.mark.long) for step in COMMITS[2:-2]],
 )
 def test_an_error_at_a_commit_doubles_nothing(
     step: str,

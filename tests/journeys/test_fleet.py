@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import text
 
 from newsletter.store.database import Database
+from tests.faults.comparison import compare
 from tests.journeys.books import Books
 from tests.journeys.conftest import CROWD, FEW, MONDAY, THURSDAY, OpenBooks, OpenProgram, SeededDatabase
-from tests.journeys.test_killed import compare, is_in_hand_of
 from tests.support.program import Program, Running
 from tests.support.smtp_server import Delay, Hang, SmtpServer
 
@@ -133,7 +133,7 @@ def test_a_host_that_is_killed_loses_nothing_and_its_job_is_retried(
 
 def in_hand(books: Books, host: Running) -> int:
     """How many letters a host is handing over, by the books."""
-    return len([row for row in books.deliveries() if is_in_hand_of(row, host)])
+    return sum(row.owner.endswith(f"-{host.pid}") for row in books.deliveries(state="handing_over"))
 
 
 @pytest.mark.covered

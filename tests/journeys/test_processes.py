@@ -9,9 +9,9 @@ import time
 
 import pytest
 
+from tests.faults.comparison import compare
 from tests.journeys.books import Books
 from tests.journeys.conftest import FEW, MONDAY, THURSDAY, OpenBooks, OpenProgram, SeededDatabase
-from tests.journeys.test_killed import compare
 from tests.support.program import Running
 from tests.support.smtp_server import Delay, SmtpServer
 
