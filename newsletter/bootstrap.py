@@ -20,10 +20,10 @@ from newsletter.rendering.facts import Site
 from newsletter.resources import content_dir, templates_dir
 from newsletter.service.choices import Choices
 from newsletter.service.composing import Composer
-from newsletter.service.desk import Office
 from newsletter.service.editions import Editions
 from newsletter.service.housekeeping import Housekeeping
 from newsletter.service.leaving import Leaving
+from newsletter.service.office import Office
 from newsletter.service.overseeing import Overseeing
 from newsletter.service.pacing import Pacing
 from newsletter.service.planning import Planning

@@ -16,7 +16,7 @@ from newsletter import scheduler
 from newsletter.errors import DatabaseUnavailable
 from newsletter.liveness import default_folder, is_known_dead
 from newsletter.scheduler import Scheduler, drain
-from newsletter.service.desk import Office
+from newsletter.service.office import Office
 from newsletter.service.planning import Planning
 from newsletter.service.rescuing import Rescuing
 from newsletter.worker import Worker

@@ -16,7 +16,8 @@ from newsletter.domain.delivery import Outcome
 from newsletter.errors import DatabaseUnavailable, RelayUnavailable
 from newsletter.fibres import BLOCKING, Fibre, Hub, Waiting
 from newsletter.mail.base import Mailer, Verdict
-from newsletter.service.desk import BYTES_WITHIN, Desk, Handed
+from newsletter.service.desk import BYTES_WITHIN, Desk
+from newsletter.service.office import Handed
 from newsletter.store.deliveries import Delivery
 
 log = structlog.get_logger()

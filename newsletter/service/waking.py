@@ -11,7 +11,7 @@ from datetime import datetime
 from math import ceil
 
 from newsletter.errors import DatabaseRefused, SettingsError
-from newsletter.service.desk import CLAIM_BATCH
+from newsletter.service.stock import CLAIM_BATCH
 from newsletter.store import jobs, workers
 from newsletter.store.database import Connection, Database
 from newsletter.store.schema import Fit

@@ -37,7 +37,7 @@ def start_impatient(program: Program, number: int) -> Running:
     host = Running(
         [sys.executable, "-c", IMPATIENT],
         folder=program.folder / "home",
-        environment=program._environment({}),
+        environment=program._environment({}, None),
         name=f"impatient-{number}",
     )
     program._running.append(host)

@@ -92,7 +92,7 @@ def test_a_crew_leaves_what_may_not_leave_soon_to_another_tick(house_of: Callabl
 def test_what_is_behind_a_page_of_letters_that_are_put_off_leaves_at_once(
     house_of: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("newsletter.service.desk.CLAIM_BATCH", 2)
+    monkeypatch.setattr("newsletter.service.stock.CLAIM_BATCH", 2)
     house = house_of(*[GMAIL] * 12, "example.org", send_rate="gmail.com=1/hour")
     assert house.send() == 2
     assert states(house) == {State.SENT: [GMAIL, "example.org"], State.PLANNED: [GMAIL] * 11}

@@ -19,7 +19,8 @@ from newsletter.domain.subscription import State as Standing
 from newsletter.errors import DatabaseUnavailable
 from newsletter.service import desk, sending
 from newsletter.service.composing import Composer
-from newsletter.service.desk import Desk, Handed
+from newsletter.service.desk import Desk
+from newsletter.service.office import Handed
 from newsletter.store import tables
 from newsletter.store.types import DatabaseNow
 from tests.support.building import NOW, House, letter, local

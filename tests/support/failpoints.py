@@ -327,10 +327,10 @@ def _hurry_leases(haste: int) -> None:
 
 def _claim_few(batch: int) -> None:
     """Let many workers have something of a few letters."""
-    from newsletter.service import desk
+    from newsletter.service import stock
 
-    assert batch <= desk.CLAIM_BATCH
-    desk.CLAIM_BATCH = batch
+    assert batch <= stock.CLAIM_BATCH
+    stock.CLAIM_BATCH = batch
 
 
 def _hurry_answers(haste: int) -> None:

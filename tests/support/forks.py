@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _FORKS = multiprocessing.get_context("forkserver")
 _STARTING = threading.Lock()
+_ASKING = threading.Lock()
 _PRELOADED = (
     "alembic.command",
     "newsletter.bootstrap",
@@ -49,13 +51,18 @@ def run(
     _begin()
     plain = (tuple(words), str(folder), dict(environment), tuple(map(str, outputs)))
     process = _FORKS.Process(target=_be_the_program, args=plain, daemon=True)
-    process.start()
-    process.join(seconds)
-    if process.exitcode is None:
+    # Whoever starts a process also asks how all the others are, and a code is told only once.
+    with _ASKING:
+        process.start()
+    wait([process.sentinel], seconds)
+    with _ASKING:
+        process.join(0)
+        code = process.exitcode
+    if code is None:
         process.kill()
-        process.join()
+        wait([process.sentinel])
         raise subprocess.TimeoutExpired(list(words), seconds)
-    return process.exitcode
+    return code
 
 
 def _begin() -> None:
