@@ -38,7 +38,7 @@ from tests.support.smtp_server import SmtpServer
 
 IS_LONG = is_set("FAULTS_LONG")
 
-KILLS = int(os.environ.get("KILLS", "20"))
+KILLS = int(os.environ.get("KILLS", "12"))
 """How often the random test kills, on each database."""
 STOPS = int(os.environ.get("STOPS", "20"))
 """How often the random test stops a worker, on each database."""

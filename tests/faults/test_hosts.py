@@ -54,6 +54,7 @@ def far_server(network: Network) -> Iterator[SmtpServer]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800 if IS_LONG else 180)
 def test_one_host_dies_and_one_is_cut_off_and_nothing_is_lost(
     network: Network,

@@ -134,6 +134,7 @@ def test_killed_before_the_reply_to_the_dot_it_is_repeated_byte_for_byte(
     assert "possibly doubled" in program.do("subscribers", "show", first.recipient)
 
 
+@pytest.mark.quick("postgres")
 def test_killed_twice_before_the_reply_it_is_held_and_never_sent_a_third_time(
     seeded_database: SeededDatabase, open_program: OpenProgram, smtp_server: SmtpServer
 ):

@@ -20,6 +20,7 @@ HASTE = 12
 """Leases of five seconds, and less than a minute in place of eleven."""
 
 
+@pytest.mark.quick("postgres")
 @pytest.mark.parametrize(
     "step",
     ["before-bytes", *(pytest.param(step, marks=pytest.mark.long) for step in ("claimed-after-commit", "answered"))],

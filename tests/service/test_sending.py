@@ -17,7 +17,7 @@ from newsletter.domain.destination import RELAY
 from newsletter.domain.retry import FIRST_PAUSE, MAX_ATTEMPTS
 from newsletter.domain.subscription import State as Standing
 from newsletter.errors import DatabaseUnavailable
-from newsletter.service import desk, sending
+from newsletter.service import desk, rounds, sending
 from newsletter.service.composing import Composer
 from newsletter.service.desk import Desk
 from newsletter.service.office import Handed
@@ -682,7 +682,7 @@ def test_a_handover_that_took_too_long_is_renewed_with_the_same_checks(
     ticks = iter([time.monotonic() - 3.0])
     monkeypatch.setattr(desk.handovers, "hand_over", slow)
     # The clock of this module only: the worker's other threads look at theirs whenever they like.
-    monkeypatch.setattr(desk, "time", SimpleNamespace(monotonic=long_ago_and_then_now))
+    monkeypatch.setattr(rounds, "time", SimpleNamespace(monotonic=long_ago_and_then_now))
     monkeypatch.setattr(Desk, "renew", meanwhile)
     assert house.lanes[1].send_due() == stays
     assert renewals[:2] == [False, True]
