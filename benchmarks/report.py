@@ -27,6 +27,10 @@ AT_MOST = {
     "help_vs_python": 15.0,
 }
 AT_LEAST = {
+    "ratio.sqlite_1": 0.50,
+    "ratio.postgres_2": 0.40,
+    "ratio.postgres_2_rsa": 0.18,
+    "ratio.vs_smtplib": 2.5,
     "throughput_10m_history_vs_none": 0.85,
     "latency_rate_vs_zero.sqlite": 0.5,
     "latency_rate_vs_zero.postgres": 0.5,
