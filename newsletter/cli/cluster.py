@@ -6,7 +6,7 @@ import typer
 
 from newsletter.cli.session import Parent, Processes, opened_app, run_processes, stopping
 
-app = typer.Typer(help="A fleet of hosts on one PostgreSQL.", no_args_is_help=True)
+app = typer.Typer(help="A fleet of hosts on one PostgreSQL.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()

@@ -8,7 +8,7 @@ import typer
 
 from newsletter.cli.session import opened_app
 
-database = typer.Typer(help="The database.", no_args_is_help=True)
+database = typer.Typer(help="The database.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def stop() -> None:

@@ -9,7 +9,9 @@ import typer
 
 from newsletter.cli.session import console, opened_app, print_json
 
-app = typer.Typer(help="Emails that an operator has to look at: held and uncertain ones.", no_args_is_help=True)
+app = typer.Typer(
+    help="Emails that an operator has to look at: held and uncertain ones.", no_args_is_help=True, rich_markup_mode=None
+)
 
 _Ids = Annotated[list[UUID] | None, typer.Argument(metavar="[ID]...", help="As `deliveries list` shows them.")]
 

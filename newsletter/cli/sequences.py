@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from newsletter.domain.sequence import Revision, Sequence
     from newsletter.store.reports import SequenceCount
 
-app = typer.Typer(help="The published sequences.", no_args_is_help=True)
+app = typer.Typer(help="The published sequences.", no_args_is_help=True, rich_markup_mode=None)
 
 _AsJson = Annotated[bool, typer.Option("--json", help="For a script.")]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from newsletter.domain.subscription import State
     from newsletter.store.reports import Delivery, Dossier, Subscription
 
-app = typer.Typer(help="The people who get letters.", no_args_is_help=True)
+app = typer.Typer(help="The people who get letters.", no_args_is_help=True, rich_markup_mode=None)
 
 _Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="Their e-mail address.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="For a script.")]
