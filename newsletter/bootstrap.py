@@ -120,7 +120,6 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
     returning = Returning(
         database=database,
         editions=editions,
-        composer=composer,
         pacing=pacing,
         skip_late=settings.late is Late.SKIP,
     )

@@ -14,16 +14,18 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from threading import Event, Thread
 
 import structlog
 
+from newsletter.domain.retry import doubled
+
 log = structlog.get_logger()
 
 _LOOK_AGAIN_SECONDS = 0.1
-_FIRST_PAUSE_SECONDS = 1.0
-_LONGEST_PAUSE_SECONDS = 60.0
-_MOST_DOUBLINGS = 6
+_FIRST_PAUSE = timedelta(seconds=1)
+_LONGEST_PAUSE = timedelta(minutes=1)
 _STEADY_AFTER_SECONDS = 60.0
 """A child that has lived for so long is restarted as if it had never died before."""
 
@@ -129,8 +131,7 @@ class _Child:
     def _begin_later(self, now: float, *, reason: str) -> None:
         if now - self._began >= _STEADY_AFTER_SECONDS:
             self._deaths = 0
-        # Bounded before it is doubled: a child that dies for a year would make a number that no float can hold.
-        pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(self._deaths, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
+        pause = doubled(_FIRST_PAUSE, doublings=self._deaths, longest=_LONGEST_PAUSE).total_seconds()
         self._deaths += 1
         log.warning("process_ended", number=self.number, reason=reason, pause_seconds=pause)
         self._begins_at = now + pause

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ from newsletter.store.database import Database
 from tests.support import is_required, is_set
 from tests.support.browser import ARGUMENTS, BrowserMissingError, find_browser
 from tests.support.postgres import Cluster, PostgresMissingError, Server, find_binaries, open_server
+from tests.support.smtp_server import SmtpServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +41,19 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if is_set("CI") 
 
 NEEDS = {"postgres": "PostgreSQL", "browser": "the browser"}
 NOT_RUN = "not run without"
+
+
+@pytest.fixture
+def post() -> Iterator[SmtpServer]:
+    """The mail server, which takes everything until it is told otherwise."""
+    with SmtpServer() as server:
+        yield server
+
+
+@pytest.fixture
+def own_life_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of a test know of no others on this host."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture

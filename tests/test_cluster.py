@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import Counter
 from datetime import timedelta
@@ -26,24 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("own_life_lines")
 TUESDAY = "2026-11-24 09:00"
 SECONDS = 60
 """More than anything here takes on a busy machine."""
 
 SHORT = timedelta(seconds=3)
-
-
-@pytest.fixture(autouse=True)
-def own_life_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The workers of these tests know of no others on this host."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-
-@pytest.fixture
-def post() -> Iterator[SmtpServer]:
-    """The mail server."""
-    with SmtpServer() as server:
-        yield server
 
 
 @pytest.fixture

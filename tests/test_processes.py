@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import time
+from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
 
@@ -47,8 +48,8 @@ def test_stopped_before_it_began_nothing_is_started():
 
 def test_who_dies_is_started_again_after_growing_pauses(monkeypatch: pytest.MonkeyPatch):
     """Each time later, up to the longest pause; then it is asked to end, and nothing stays."""
-    monkeypatch.setattr(processes, "_FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(processes, "_LONGEST_PAUSE_SECONDS", 0.04)
+    monkeypatch.setattr(processes, "_FIRST_PAUSE", timedelta(seconds=0.01))
+    monkeypatch.setattr(processes, "_LONGEST_PAUSE", timedelta(seconds=0.04))
     stop = Event()
 
     def run() -> None:
@@ -71,7 +72,7 @@ def test_who_dies_is_started_again_after_growing_pauses(monkeypatch: pytest.Monk
 
 def test_a_machine_without_room_is_asked_again(monkeypatch: pytest.MonkeyPatch):
     """The process cannot be started at first: it is tried again, and the parent goes on."""
-    monkeypatch.setattr(processes, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(processes, "_FIRST_PAUSE", timedelta(seconds=0.01))
     usual = subprocess.Popen
     refusals = [OSError(errno.EAGAIN, "No room"), OSError(errno.ENOMEM, "No memory")]
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: _fail(refusals.pop()) if refusals else usual(*a, **k))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from datetime import timedelta
 from functools import partial
@@ -28,22 +27,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TICK = timedelta(seconds=0.05)
+pytestmark = pytest.mark.usefixtures("own_life_lines")
 TUESDAY = "2026-11-24 09:00"
 SECONDS = 15
 """More than anything here takes on a busy machine."""
-
-
-@pytest.fixture(autouse=True)
-def own_life_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The workers of these tests know of no others on this host."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-
-@pytest.fixture
-def post() -> Iterator[SmtpServer]:
-    """The mail server."""
-    with SmtpServer() as server:
-        yield server
 
 
 @pytest.fixture

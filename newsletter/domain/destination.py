@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from newsletter.domain.rates import Line, Rate, line_up, slower
-from newsletter.domain.retry import doubled, fraction
+from newsletter.domain.retry import drawn, fraction
 
 RELAY = "relay"
 """The name of the mail server among destinations; no domain of an address is without a dot."""
@@ -112,7 +112,7 @@ class Destination:
         if self.slowed_until is not None and self.slowed_until > now:
             return self
         level = min(self.level + 1, SLOWEST)
-        pause = doubled(FIRST_PAUSE, doublings=level - 1, longest=LONGEST_PAUSE, seed=f"{self.name}:{now}")
+        pause = drawn(FIRST_PAUSE, doublings=level - 1, longest=LONGEST_PAUSE, seed=f"{self.name}:{now}")
         return replace(self, level=level, slowed_until=now + pause, changed_at=now, reply=reply)
 
     def refuse(self, reply: str, *, now: datetime) -> Destination:
@@ -123,9 +123,7 @@ class Destination:
         told = replace(self, refusals=refusals, changed_at=now, reply=reply)
         if refusals < REFUSALS_IN_A_ROW:
             return told
-        pause = doubled(
-            FIRST_CLOSURE, doublings=self.closures, longest=LONGEST_CLOSURE, seed=f"{self.name}:{now}:closed"
-        )
+        pause = drawn(FIRST_CLOSURE, doublings=self.closures, longest=LONGEST_CLOSURE, seed=f"{self.name}:{now}:closed")
         return replace(
             told, closures=self.closures + 1, opened_at=self.opened_at or now, retry_at=now + pause, tried_at=None
         )

@@ -36,14 +36,19 @@ def next_attempt(attempt: int, *, now: datetime, seed: str) -> datetime | None:
         raise ValueError(message)
     if attempt >= MAX_ATTEMPTS:
         return None
-    return now + doubled(FIRST_PAUSE, doublings=attempt - 1, longest=LONGEST_PAUSE, seed=f"{seed}:{attempt}")
+    return now + drawn(FIRST_PAUSE, doublings=attempt - 1, longest=LONGEST_PAUSE, seed=f"{seed}:{attempt}")
 
 
-def doubled(first: timedelta, *, doublings: int, longest: timedelta, seed: str) -> timedelta:
-    """A pause that was doubled so many times, with the jitter that `seed` decides; from `first` to `longest`."""
-    # Bounded before it is doubled: no float holds what comes of a thousand doublings.
+def doubled(first: timedelta, *, doublings: int, longest: timedelta) -> timedelta:
+    """A pause that was doubled so many times, and never passes `longest`."""
+    # Bounded before it is doubled: an outage of a night would make a number that nothing holds.
     factor: int = 2 ** min(doublings, _MOST_DOUBLINGS)
-    pause = min(first * factor, longest)
+    return min(first * factor, longest)
+
+
+def drawn(first: timedelta, *, doublings: int, longest: timedelta, seed: str) -> timedelta:
+    """A doubled pause with the jitter that `seed` decides; from `first` to `longest`."""
+    pause = doubled(first, doublings=doublings, longest=longest)
     # The ends are cut off before drawing: cut off afterwards, half of all first retries would fall together.
     shortest_drawn = max(pause * (1 - JITTER), first)
     longest_drawn = min(pause * (1 + JITTER), longest)

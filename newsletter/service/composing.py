@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from collections.abc import Sequence as AbstractSequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -137,17 +137,6 @@ class Composer:
             return self._letter(connection, material, reader, item, now=now)
         return self._notice(material.edition, reader, item, now=now)
 
-    def gap_before(self, edition: Edition, reader: Subscriber, item: Delivery) -> timedelta:
-        """What must lie between a letter and the last one of its sequence."""
-        return _gap_before(step_of(edition, item), reader)
-
-    def absolute(self, posts: tuple[RelatedPost, ...]) -> tuple[RelatedPost, ...]:
-        """Related posts with whole addresses: a path hangs below the site's own."""
-        return tuple(
-            post if "://" in post.url else replace(post, url=f"{self._site.site_url}/{post.url.lstrip('/')}")
-            for post in posts
-        )
-
     def seal_preview(self, rendered: Rendered, reader: Subscriber, *, unsubscribe: str, now: datetime) -> bytes:
         """The message of a letter that nobody gets, unsigned."""
         handover = Handover(
@@ -201,7 +190,7 @@ class Composer:
             number=facts.number,
         )
         return self._seal(letter, reader, handover, unsubscribe=links.unsubscribe, kind=item.kind,
-                          gap=_gap_before(step, reader), seen=(record, place))  # fmt: skip
+                          gap=gap_before(step, reader), seen=(record, place))  # fmt: skip
 
     def _notice(self, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime) -> Composed | None:
         facts: NoticeFacts
@@ -263,7 +252,8 @@ class Composer:
         return compose(letter, headers, smtputf8=address.needs_smtputf8)
 
 
-def _gap_before(step: Step | None, reader: Subscriber) -> timedelta:
+def gap_before(step: Step | None, reader: Subscriber) -> timedelta:
+    """What must lie between the letter of a step and the last one of its sequence."""
     usual = min_gap(reader.pace)
     if step is None or step.after is None:
         return usual

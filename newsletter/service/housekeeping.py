@@ -10,7 +10,7 @@ import structlog
 from newsletter.errors import DatabaseUnavailable
 from newsletter.service.composing import CONFIRM_WITHIN
 from newsletter.service.publishing import Publishing
-from newsletter.store import deliveries, destinations, revisions, subscriptions
+from newsletter.store import deliveries, destinations, revisions, subscriptions, suppressions
 from newsletter.store.database import Database
 from newsletter.tokens import TokenSigner
 
@@ -49,7 +49,7 @@ class Housekeeping:
         erased = self._erase_unconfirmed(now=now, stop=stop)
         emptied = self._empty_details(now=now, stop=stop)
         with self._database.write() as connection:
-            forgotten = subscriptions.forget_notices(connection, before=now - NOTICES_KEPT)
+            forgotten = suppressions.forget_notices(connection, before=now - NOTICES_KEPT)
             destinations.forget_destinations(connection, calm_for=CALM_FOR, troubled_for=TROUBLE_KEPT)
             revisions.note_signing_key(connection, self._signer.key_id, now=now)
         if erased or forgotten or emptied:

@@ -14,7 +14,7 @@ from newsletter.domain.subscription import SubscriberId, SubscriptionId
 from newsletter.errors import NotAllowed, NotFound
 from newsletter.service import pausing, progression
 from newsletter.service.editions import Edition, Editions
-from newsletter.store import deliveries, subscriptions, switches
+from newsletter.store import deliveries, subscriptions, suppressions, switches
 from newsletter.store.database import Connection, Database
 from newsletter.store.deliveries import Delivery
 from newsletter.store.subscriptions import Subscriber, Subscription
@@ -128,7 +128,7 @@ class Overseeing:
     def suppression_reason(self, address_key: str) -> str | None:
         """Why nothing may be sent to an address, or None."""
         with self._database.read() as connection:
-            return subscriptions.suppression_reason(connection, self._signer.address_hashes(address_key))
+            return suppressions.suppression_reason(connection, self._signer.address_hashes(address_key))
 
     def upcoming_steps(self, identifier: SubscriberId) -> dict[SubscriptionId, str | None]:
         """By subscription of a reader: the key of the step that comes next, or None at the end."""

@@ -268,7 +268,7 @@ class Pacing:
                 if turn is not None
             }
         destinations.save_destinations(connection, changed)
-        destinations.put_off(connection, list(put_off.values()))
+        handovers.put_off(connection, list(put_off.values()))
         with self._mutex:
             for name in by_domain:
                 self._remember(name, known.get(name))

@@ -5,31 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
-
-import structlog
 
 from newsletter.domain.cadence import first_slot, first_slot_in_later_week, is_late, local_week, waking_from
 from newsletter.domain.progress import Place
 from newsletter.domain.sequence import Finish, Step
 from newsletter.domain.subscription import Action, State, SubscriberId, after
 from newsletter.service import progression
+from newsletter.service.correcting import ClockWatch
 from newsletter.service.editions import Edition, Editions
-from newsletter.store import corrections, deliveries, subscriptions
+from newsletter.store import deliveries, subscriptions
 from newsletter.store.database import Connection, Database
 from newsletter.store.deliveries import Letter
 from newsletter.store.subscriptions import Subscriber, Subscription
 
-log = structlog.get_logger()
-
 _BATCH = 200
-_CLOCKS_DIFFER_BY = timedelta(hours=1)
-"""Between the hosts of one installation, at most, where all is well."""
-_BELIEVED_AFTER = timedelta(days=1)
-"""A clock that went back may be the wrong one: what lies ahead of it is left alone until it has gone on so long."""
-_LONGEST_PUT_OFF = timedelta(days=4)
-"""No email is put off for longer; one that is was put off by a clock that was ahead."""
 
 
 class Planning:
@@ -43,8 +34,7 @@ class Planning:
         self._database = database
         self._editions = editions
         self._skip_late = skip_late
-        self._latest: datetime | None = None
-        self._in_doubt_since: datetime | None = None
+        self._watch = ClockWatch(database=database, editions=editions)
 
     def plan_due(
         self,
@@ -66,7 +56,7 @@ class Planning:
             How many letters were planned.
         """
         planned = 0
-        self._watch_the_clock(now=now, stop=stop)
+        self._watch.look(now=now, stop=stop)
         while not stop():
             began = time.monotonic()
             with self._database.write() as connection:
@@ -85,48 +75,6 @@ class Planning:
                 # due, batch upon batch, nothing could leave before the last of them was planned.
                 time.sleep(time.monotonic() - began)
         return planned
-
-    def _watch_the_clock(self, *, now: datetime, stop: Callable[[], bool]) -> None:
-        """Set right what was written down ahead of the clock, a day after this process began or saw it go back."""
-        if self._latest is None or now < self._latest - _CLOCKS_DIFFER_BY:
-            self._in_doubt_since = now
-        self._latest = now
-        since = self._in_doubt_since
-        if since is not None and now >= since + _BELIEVED_AFTER:
-            self._set_right(since=since, now=now, stop=stop)
-            self._in_doubt_since = None
-
-    def _set_right(self, *, since: datetime, now: datetime, stop: Callable[[], bool]) -> None:
-        """Take what happened in the future for what happened at `since`: its readers would hear nothing till then."""
-        moved, found = 0, _BATCH
-        with self._database.write() as connection:
-            forward = corrections.bring_forward(connection, tried_after=now + _LONGEST_PUT_OFF, now=now)
-        while found == _BATCH and not stop():
-            with self._database.write() as connection:
-                edition = self._editions.live(connection)
-                if edition is None:
-                    return
-                ahead = corrections.accepted_ahead(connection, of=now + _CLOCKS_DIFFER_BY, limit=_BATCH)
-                readers = subscriptions.lock_subscribers(connection, {record.subscriber_id for record in ahead})
-                # Once more under the lock: somebody else may have set them right.
-                for record in subscriptions.get_subscriptions(connection, {record.id for record in ahead}).values():
-                    reader = readers.get(record.subscriber_id)
-                    if reader is not None and record.last_letter_at is not None and record.last_letter_at > now:
-                        _take_back(connection, edition, reader, record, to=since, now=now)
-                        moved += 1
-                found = len(ahead)
-        if moved or forward:
-            log.warning("clock_was_ahead", subscriptions=moved, emails=forward)
-
-
-def _take_back(
-    connection: Connection, edition: Edition, reader: Subscriber, record: Subscription, *, to: datetime, now: datetime
-) -> None:
-    """The last letter of a subscription counts as accepted then; the next one is due by that."""
-    right = replace(record, last_letter_at=to)
-    subscriptions.save_subscription(connection, record, right)
-    if right.next_due_at is not None:
-        progression.reschedule(connection, edition, reader, right, now=now)
 
 
 class _Batch:

@@ -63,7 +63,7 @@ class Previewing:
                 number=number,
                 total=None if sequence.endless else len(sequence.steps),
                 affirmation=affirmation,
-                posts=self._composer.absolute(posts),
+                posts=posts,
                 country=country,
                 discreet=discreet,
                 welcome_back=False,

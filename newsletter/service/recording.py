@@ -13,7 +13,7 @@ from newsletter.domain.retry import next_attempt
 from newsletter.mail.base import Verdict
 from newsletter.service import progression
 from newsletter.service.editions import Editions
-from newsletter.store import deliveries, handovers, subscriptions
+from newsletter.store import deliveries, handovers, subscriptions, suppressions
 from newsletter.store.database import Connection
 from newsletter.store.deliveries import Delivery
 from newsletter.store.handovers import Answer
@@ -185,7 +185,7 @@ class Recorder:
     def _suppress(self, connection: Connection, reader: Subscriber, *, reason: str, now: datetime) -> None:
         """Nothing is sent to this address any more, until its reader confirms that they want letters."""
         address_hash = self._signer.hash_address(reader.address_key)
-        subscriptions.suppress(connection, address_hash=address_hash, reason=reason, now=now)
+        suppressions.suppress(connection, address_hash=address_hash, reason=reason, now=now)
         deliveries.withdraw(
             connection,
             subscriber_id=reader.id,

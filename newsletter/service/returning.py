@@ -16,7 +16,7 @@ from newsletter.domain.delivery import Kind, State
 from newsletter.domain.subscription import State as SubscriptionState
 from newsletter.errors import AddressError, RenderError
 from newsletter.service import progression
-from newsletter.service.composing import Composer, step_of
+from newsletter.service.composing import gap_before, step_of
 from newsletter.service.editions import Edition, Editions
 from newsletter.service.pacing import Pacing
 from newsletter.store import handovers, subscriptions, switches
@@ -40,7 +40,6 @@ class Returning:
 
     database: Database
     editions: Editions
-    composer: Composer
     pacing: Pacing
     skip_late: bool
 
@@ -91,11 +90,12 @@ class Returning:
             handovers.withdraw_claimed(connection, item, reason="not wanted any more", now=now)
             return
         reason = None
-        if step_of(edition, item) is None:
+        step = step_of(edition, item)
+        if step is None:
             reason = "the step is gone"
         elif is_late(item.due_at, now=now) and self.skip_late:
             reason = "late, and that week passes"
-        elif record.last_letter_at and now - record.last_letter_at < self.composer.gap_before(edition, reader, item):
+        elif record.last_letter_at and now - record.last_letter_at < gap_before(step, reader):
             reason = "too soon after the last letter"
         if reason is None:
             # Late outside waking hours; or the lease was lost, and somebody else may have it at once.

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from threading import Event
 
 import structlog
 
 from newsletter.domain.delivery import Outcome
+from newsletter.domain.retry import doubled
 from newsletter.errors import DatabaseUnavailable, RelayUnavailable
 from newsletter.fibres import BLOCKING, Fibre, Hub, Waiting
 from newsletter.mail.base import Mailer, Verdict
@@ -23,9 +25,8 @@ from newsletter.store.deliveries import Delivery
 log = structlog.get_logger()
 
 _RECORD_PAUSES_SECONDS = (0.1, 0.3, 1.0, 3.0, 6.0)
-_FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 30.0
-_MOST_DOUBLINGS = 6
+_FIRST_PAUSE = timedelta(seconds=0.5)
+_LONGEST_PAUSE = timedelta(seconds=30)
 _LOOK_AGAIN_SECONDS = 0.2
 """While some lanes are at work: whether there is work for more."""
 
@@ -240,8 +241,7 @@ class Lane:
 
     def _rest(self, reason: str) -> None:
         self._troubles += 1
-        # Bounded before it is doubled: an outage of a night would make a number that no float can hold.
-        pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(self._troubles - 1, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
+        pause = doubled(_FIRST_PAUSE, doublings=self._troubles - 1, longest=_LONGEST_PAUSE).total_seconds()
         self._rest_until = time.monotonic() + pause
         log.warning("relay_unavailable", reason=reason, pause_seconds=pause)
 

@@ -18,7 +18,7 @@ from newsletter.service.composing import CONFIRM_WITHIN
 from newsletter.service.editions import Edition
 from newsletter.service.links import LINK_IS_GONE, own_page_token
 from newsletter.service.views import ConfirmationView
-from newsletter.store import deliveries, subscriptions
+from newsletter.store import deliveries, subscriptions, suppressions
 from newsletter.store.database import Conflict, Connection, Database
 from newsletter.store.deliveries import Delivery
 from newsletter.store.subscriptions import Subscriber, Subscription
@@ -93,7 +93,7 @@ class Subscribing:
             edition, sequence = self._choices.sequence(connection, signup.sequence)
             if consent is None:
                 return self._state_of(connection, address, sequence)
-            reason = subscriptions.suppression_reason(connection, self._signer.address_hashes(address.key))
+            reason = suppressions.suppression_reason(connection, self._signer.address_hashes(address.key))
             if reason is not None:
                 message = f"This address is suppressed ({reason}); only its reader can revive it, through the form."
                 raise NotAllowed(message)
@@ -160,7 +160,7 @@ class Subscribing:
                 others = subscriptions.subscriptions_of(connection, reader.id)
                 if not any(other.state in OPEN for other in others):
                     reader = _apply_choices(connection, notice, reader)
-                subscriptions.lift_suppression(connection, self._signer.address_hashes(reader.address_key))
+                suppressions.lift_suppression(connection, self._signer.address_hashes(reader.address_key))
                 at_once = sequence.start is Start.AT_ONCE or (sequence.start is Start.ASK and start_now)
                 self._begin(connection, edition, reader, record, start_now=at_once, now=now)
                 deliveries.set_payload(connection, notice.id, {**(notice.payload or {}), "used": True})
@@ -182,7 +182,7 @@ class Subscribing:
             )  # fmt: skip
         address_hash = self._signer.hash_address(address.key)
         local_date = now.astimezone(ZoneInfo(self._choices.default_slot().timezone)).date()
-        if not self._may_write(connection, address, now=now) or not subscriptions.add_notice(
+        if not self._may_write(connection, address, now=now) or not suppressions.add_notice(
             connection, address_hash=address_hash, local_date=local_date, now=now
         ):
             return
@@ -208,7 +208,7 @@ class Subscribing:
     def _may_write(self, connection: Connection, address: Address, *, now: datetime) -> bool:
         """Whether another mail that is no letter may go to an address: one a day, three in thirty days."""
         hashes = self._signer.address_hashes(address.key)
-        sent = subscriptions.notices_since(connection, hashes, since=now - timedelta(days=30))
+        sent = suppressions.notices_since(connection, hashes, since=now - timedelta(days=30))
         today = [at for at in sent if at > now - timedelta(days=1)]
         return len(today) < MAILS_A_DAY and len(sent) < MAILS_IN_30_DAYS
 

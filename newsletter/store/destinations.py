@@ -6,7 +6,7 @@ that nobody waits for somebody who waits for them. These rows come after all oth
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -25,13 +25,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from newsletter.domain.delivery import State
 from newsletter.domain.destination import RELAY, Destination
 from newsletter.domain.rates import Line, Progress
-from newsletter.store.deliveries import LEAVING, Delivery, waiting_state
+from newsletter.store.deliveries import LEAVING
 from newsletter.store.statements import insert_or_nothing
 from newsletter.store.tables import TROUBLED, delivery, destination, subscriber, warm_up
-from newsletter.store.types import DatabaseNow, UtcDateTime
+from newsletter.store.types import DatabaseNow
 
 # Written out, so that both databases see that the partial index serves.
 _TROUBLED: ColumnElement[bool] = literal_column(f"({TROUBLED})")
@@ -113,17 +112,7 @@ def database_now(connection: Connection) -> datetime:
     return now
 
 
-# Letters that are put off, and those that need not be any longer
-
-
-def put_off(connection: Connection, turns: Sequence[tuple[Delivery, datetime]]) -> None:
-    """Give claimed rows back, each to be tried at its own instant (business time). Others' rows stay as they are."""
-    rows = [
-        {"b_id": item.id, "b_owner": item.owner, "b_epoch": item.epoch, "b_next_try_at": at}
-        for item, at in sorted(turns, key=lambda each: each[0].id)
-    ]
-    if rows:
-        connection.execute(_PUT_OFF, rows)
+# Letters that need not wait any longer
 
 
 def bring_forward(connection: Connection, domain: str, *, now: datetime) -> int:
@@ -192,16 +181,3 @@ _SAVE = (
     .where(destination.c.name == bindparam("b_name"))
     .values({column.name: bindparam(column.name) for column in _COLUMNS})
 )
-_PUT_OFF = (
-    update(delivery)
-    .where(
-        delivery.c.id == bindparam("b_id"),
-        delivery.c.state == State.CLAIMED,
-        delivery.c.owner == bindparam("b_owner"),
-        delivery.c.epoch == bindparam("b_epoch"),
-    )
-    .values(
-        state=waiting_state(), owner=None, epoch=delivery.c.epoch + 1,
-        next_try_at=bindparam("b_next_try_at", type_=UtcDateTime()),
-    )
-)  # fmt: skip

@@ -226,15 +226,14 @@ def record_doubt(
 
 
 def release_claimed(connection: Connection, items: Sequence[Delivery], *, next_try_at: datetime | None = None) -> int:
-    """Give claimed rows back that were not handed over, to be tried again at once or at `next_try_at`."""
-    changes: dict[str, Any] = {"state": waiting_state(), "owner": None, "epoch": delivery.c.epoch + 1}
-    if next_try_at is not None:
-        changes["next_try_at"] = next_try_at
-    released = 0
-    for item in sorted(items, key=lambda each: each.id):
-        statement = update(delivery).where(_is_ours(item, State.CLAIMED)).values(changes)
-        released += connection.execute(statement).rowcount
-    return released
+    """Give claimed rows back that were not handed over, to be tried again at once or at `next_try_at`; how many."""
+    return put_off(connection, [(item, next_try_at or item.next_try_at) for item in items])
+
+
+def put_off(connection: Connection, turns: Sequence[tuple[Delivery, datetime]]) -> int:
+    """Give claimed rows back, each to be tried at an instant of its own (business time); how many were still ours."""
+    rows = [{**_believed(item), "next_try_at": at} for item, at in sorted(turns, key=lambda turn: turn[0].id)]
+    return len(_RELEASED.run(connection, rows))
 
 
 def withdraw_claimed(connection: Connection, item: Delivery, *, reason: str, now: datetime) -> bool:
@@ -379,6 +378,17 @@ _ACCEPTED = PreparedUpdate(
         attempt=delivery.c.attempt + 1, epoch=delivery.c.epoch + 1, **{name: given[name] for name in _ANSWERED},
     ),
     {**_BELIEVED, **{name: delivery.c[name].type for name in _ANSWERED}},
+    key=delivery.c.id,
+)  # fmt: skip
+
+
+_RELEASED = PreparedUpdate(
+    lambda given: update(delivery)
+    .where(_ours(given, literal(State.CLAIMED.value)))
+    .values(
+        state=waiting_state(), owner=None, epoch=delivery.c.epoch + 1, next_try_at=given["next_try_at"]
+    ),
+    {**_BELIEVED, "next_try_at": delivery.c.next_try_at.type},
     key=delivery.c.id,
 )  # fmt: skip
 

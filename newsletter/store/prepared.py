@@ -33,7 +33,6 @@ from sqlalchemy import (
     column,
     func,
     select,
-    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
@@ -139,26 +138,18 @@ class Prepared(Generic[T]):
         return prepared
 
 
-class PreparedUpdate:
-    """One UPDATE for many rows, each with values of its own.
+class _ForEachRow:
+    """One statement for many rows, each with values of its own.
 
     SQLite runs it row by row, which costs it next to nothing; PostgreSQL gets all rows in one statement, since
     there each one costs as much as ten rows do.
 
     Args:
-        build: makes the statement out of the columns that a row is given; `key` is the updated table's.
-        given: the names of these columns, and their types.
-        key: the column that the statement identifies a row by; given under its own name.
+        given: the names of the columns that a row is given, and their types.
+        key: the column that a row is known by; given under its own name.
     """
 
-    def __init__(
-        self,
-        build: Callable[[Mapping[str, ColumnElement[Any]]], Update],
-        given: Mapping[str, TypeEngine[Any]],
-        *,
-        key: ColumnElement[UUID],
-    ) -> None:
-        self._build = build
+    def __init__(self, given: Mapping[str, TypeEngine[Any]], *, key: ColumnElement[UUID]) -> None:
         self._given = dict(given)
         self._key = key
         self._forms: dict[str, _Form] = {}
@@ -166,10 +157,10 @@ class PreparedUpdate:
     def run(
         self, connection: Connection, rows: Sequence[Mapping[str, Any]], shared: Mapping[str, Any] | None = None
     ) -> set[UUID]:
-        """Update, with `shared` the values of parameters that are the same for all rows.
+        """Run it, with `shared` the values of parameters that are the same for all rows.
 
         Returns:
-            The keys of the rows that were updated.
+            The keys of the rows that were written.
         """
         if not rows:
             return set()
@@ -222,24 +213,47 @@ class PreparedUpdate:
 
     def _for_one(self, columns: Mapping[str, ColumnElement[Any]]) -> Executable:
         """The statement for one row of parameters."""
+        raise NotImplementedError
+
+    def _for_all(self, columns: Mapping[str, ColumnElement[Any]]) -> Executable:
+        """The statement for a table of rows; it returns the keys."""
+        raise NotImplementedError
+
+
+class PreparedUpdate(_ForEachRow):
+    """One UPDATE of many rows; `run` returns the keys of those that were as the statement believes.
+
+    Args:
+        build: makes the statement out of the columns that a row is given.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[Mapping[str, ColumnElement[Any]]], Update],
+        given: Mapping[str, TypeEngine[Any]],
+        *,
+        key: ColumnElement[UUID],
+    ) -> None:
+        super().__init__(given, key=key)
+        self._build = build
+
+    def _for_one(self, columns: Mapping[str, ColumnElement[Any]]) -> Executable:
         return self._build(columns)
 
     def _for_all(self, columns: Mapping[str, ColumnElement[Any]]) -> Executable:
-        """The statement for a table of rows."""
         return self._build(columns).returning(self._key)
 
 
-class PreparedInsert(PreparedUpdate):
+class PreparedInsert(_ForEachRow):
     """One INSERT of many rows, each unless one of its unique keys is taken; `run` returns the keys of the new ones.
 
     Args:
         names: the columns that are given.
-        key: the column whose values `run` returns.
     """
 
     def __init__(self, table: Table, names: Collection[str], *, key: ColumnElement[UUID]) -> None:
+        super().__init__({name: table.c[name].type for name in names}, key=key)
         self._table = table
-        super().__init__(lambda _: update(table), {name: table.c[name].type for name in names}, key=key)
 
     def _for_one(self, columns: Mapping[str, ColumnElement[Any]]) -> Executable:
         return sqlite.insert(self._table).values(dict(columns)).on_conflict_do_nothing()

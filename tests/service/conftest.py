@@ -62,13 +62,6 @@ def letters_checked_once() -> Iterator[None]:
 
 
 @pytest.fixture
-def post() -> Iterator[SmtpServer]:
-    """The mail server, which takes everything until it is told otherwise."""
-    with SmtpServer() as server:
-        yield server
-
-
-@pytest.fixture
 def open_house(migrated_url: str, tmp_path: Path, post: SmtpServer) -> Iterator[Callable[..., House]]:
     """Opens the program on this test's database, with other settings than usual; again for a second process."""
     opened: list[House] = []

@@ -40,7 +40,7 @@ POISON = "This is two of trust in print 1. {% if letter.number == 2 %}{{ site.na
 @pytest.fixture
 def restless(monkeypatch: pytest.MonkeyPatch) -> None:
     """No lane rests after a conversation that broke off."""
-    monkeypatch.setattr(sending, "_LONGEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(sending, "_LONGEST_PAUSE", timedelta())
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def test_a_conversation_that_breaks_off_counts_no_attempt(
     house: House, maria: Reader, post: SmtpServer, monkeypatch: pytest.MonkeyPatch, stage: str, step: Any
 ):
     """The server gone before the message was complete: back to planned as if nothing had been tried."""
-    monkeypatch.setattr(sending, "_FIRST_PAUSE_SECONDS", 30.0)  # longer than any machine takes to look
+    monkeypatch.setattr(sending, "_FIRST_PAUSE", timedelta(seconds=30))  # longer than any machine takes to look
     post.script(stage, step, times=1)
     assert house.work() == 0
     item = maria.delivery()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,7 @@ def test_every_mail_leaves_signed(house: House) -> None:
 
 def test_a_repeat_has_the_same_bytes(house: House, post: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A letter without an answer is repeated with the same signature, too."""
-    monkeypatch.setattr(sending, "_LONGEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(sending, "_LONGEST_PAUSE", timedelta())
     maria = house.reader()
     house.at("2026-11-24 09:00")
     post.script("dot", Close(), times=1)

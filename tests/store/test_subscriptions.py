@@ -12,7 +12,7 @@ import pytest
 from newsletter.domain.cadence import Slot
 from newsletter.domain.progress import Place
 from newsletter.domain.subscription import TRANSITIONS, Action, State, SubscriberId, after
-from newsletter.store import handovers, subscriptions
+from newsletter.store import handovers, subscriptions, suppressions
 from newsletter.store.subscriptions import Subscription
 from tests.store.conftest import NOW, YES, Store
 
@@ -228,23 +228,23 @@ class TestSuppression:
 
     def test_a_suppression_is_remembered_until_it_is_lifted(self, store: Store):
         """The first reason stays; any of an address's hashes finds it, and lifts it."""
-        do(store, subscriptions.suppress, address_hash="new:1", reason="address_dead", now=NOW)
-        do(store, subscriptions.suppress, address_hash="new:1", reason="other", now=NOW)
-        assert look(store, subscriptions.suppression_reason, ["old:1", "new:1"]) == "address_dead"
-        assert look(store, subscriptions.suppression_reason, ["old:1"]) is None
-        do(store, subscriptions.lift_suppression, ["old:1", "new:1"])
-        assert look(store, subscriptions.suppression_reason, ["new:1"]) is None
+        do(store, suppressions.suppress, address_hash="new:1", reason="address_dead", now=NOW)
+        do(store, suppressions.suppress, address_hash="new:1", reason="other", now=NOW)
+        assert look(store, suppressions.suppression_reason, ["old:1", "new:1"]) == "address_dead"
+        assert look(store, suppressions.suppression_reason, ["old:1"]) is None
+        do(store, suppressions.lift_suppression, ["old:1", "new:1"])
+        assert look(store, suppressions.suppression_reason, ["new:1"]) is None
 
     def test_mails_that_are_no_letters_are_counted_by_day(self, store: Store):
         """An address's mails are counted once a date, and forgotten in time."""
         day = date(2026, 11, 23)
-        assert do(store, subscriptions.add_notice, address_hash="a", local_date=day, now=NOW)
-        assert not do(store, subscriptions.add_notice, address_hash="a", local_date=day, now=NOW)
-        assert do(store, subscriptions.add_notice, address_hash="a", local_date=day + DAY, now=NOW + DAY)
-        assert look(store, subscriptions.notices_since, ["a", "b"], since=NOW - DAY) == [NOW, NOW + DAY]
-        assert look(store, subscriptions.notices_since, ["a"], since=NOW) == [NOW + DAY]
-        assert do(store, subscriptions.forget_notices, before=NOW + DAY) == 1
-        assert look(store, subscriptions.notices_since, ["a"], since=NOW - DAY) == [NOW + DAY]
+        assert do(store, suppressions.add_notice, address_hash="a", local_date=day, now=NOW)
+        assert not do(store, suppressions.add_notice, address_hash="a", local_date=day, now=NOW)
+        assert do(store, suppressions.add_notice, address_hash="a", local_date=day + DAY, now=NOW + DAY)
+        assert look(store, suppressions.notices_since, ["a", "b"], since=NOW - DAY) == [NOW, NOW + DAY]
+        assert look(store, suppressions.notices_since, ["a"], since=NOW) == [NOW + DAY]
+        assert do(store, suppressions.forget_notices, before=NOW + DAY) == 1
+        assert look(store, suppressions.notices_since, ["a"], since=NOW - DAY) == [NOW + DAY]
 
 
 class TestErasing:

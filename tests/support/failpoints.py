@@ -220,12 +220,12 @@ def _watch_transactions(point: Failpoint) -> None:
     from sqlalchemy.engine.default import DefaultDialect
 
     from newsletter.service.rescuing import Rescuing
-    from newsletter.store.prepared import PreparedUpdate
+    from newsletter.store.prepared import _ForEachRow
 
     ledger = _Ledger(point)
     event.listen(Engine, "begin", ledger.begin)
     event.listen(Engine, "before_cursor_execute", ledger.note)
-    _wrap(PreparedUpdate, "_run_each", ledger.note_each)
+    _wrap(_ForEachRow, "_run_each", ledger.note_each)
     _wrap(DefaultDialect, "do_commit", ledger.commit)
     _wrap(DefaultDialect, "do_rollback", ledger.roll_back)
     _wrap(Rescuing, "rescue", ledger.rescue)

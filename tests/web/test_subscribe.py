@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from newsletter.store import subscriptions
+from newsletter.store import suppressions
 from tests.web.journey import ADDRESS, FORM, everything, leave_token, only_id, states, subscribe, text_of
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_the_answer_is_the_same_whatever_was_known(client: TestClient, app: App)
     answers.append(client.post("/subscribe", data=FORM))
     with app.database.write() as connection:
         address_hash = app.signer.hash_address(ADDRESS)
-        subscriptions.suppress(connection, address_hash=address_hash, reason="bounced", now=app.clock.now())
+        suppressions.suppress(connection, address_hash=address_hash, reason="bounced", now=app.clock.now())
     answers.append(client.post("/subscribe", data=FORM))
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
