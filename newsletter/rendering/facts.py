@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from datetime import date
@@ -38,8 +38,7 @@ class Site:
     leave_url: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Links:
+class Links(NamedTuple):
     """One reader's own links, absolute."""
 
     unsubscribe: str
@@ -48,8 +47,7 @@ class Links:
     too_much: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class LetterFacts:
+class LetterFacts(NamedTuple):
     """All that a letter knows about its reader.
 
     Attributes:
@@ -101,12 +99,15 @@ class Rendered:
     reply_to: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Encoded:
+class Encoded(NamedTuple):
     """The same letter with its two parts in quoted-printable; `message.compose` makes it travel."""
 
     subject: str
-    html: bytes = field(repr=False)
-    text: bytes = field(repr=False)
+    html: bytes
+    text: bytes
     from_name: str
     reply_to: str | None
+
+    def __repr__(self) -> str:
+        """Without the letter, which tells who reads it."""
+        return f"Encoded(subject={self.subject!r})"

@@ -12,10 +12,9 @@ import binascii
 import hashlib
 import re
 import unicodedata
-from dataclasses import dataclass
 from email.utils import format_datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from newsletter.errors import RenderError
 from newsletter.rendering.facts import Encoded
@@ -44,8 +43,7 @@ _SPACE = 0x20
 _SAFE_IN_WORD = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")
 
 
-@dataclass(frozen=True, kw_only=True)
-class MessageHeaders:
+class MessageHeaders(NamedTuple):
     """Everything above the body but the subject.
 
     Attributes:

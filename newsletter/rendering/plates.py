@@ -7,7 +7,7 @@ once; another reader's letter is then four links put into place, a hundred times
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from markupsafe import escape
@@ -25,7 +25,6 @@ PLACEHOLDERS = Links(
     pause="https://qzpauseqz.invalid",
     too_much="https://qztoomuchqz.invalid",
 )
-_NAMES = tuple(entry.name for entry in fields(Links))
 _PLAIN_LINK = re.compile(r"[A-Za-z0-9:/?#._~-]*")
 """A link that reads the same in HTML and in quoted-printable."""
 _ROOM = LINE_LENGTH - 1
@@ -109,7 +108,7 @@ class Plate:
             rendered.from_name,
             rendered.reply_to,
             Pattern.of(rendered.html, _escaped(links)),
-            Pattern.of(rendered.text, _plain(links)),
+            Pattern.of(rendered.text, links._asdict()),
         )
 
     def printed(self, links: Links) -> Rendered:
@@ -117,17 +116,18 @@ class Plate:
         return Rendered(
             subject=self.subject,
             html=self.html.filled(_escaped(links)),
-            text=self.text.filled(_plain(links)),
+            text=self.text.filled(links._asdict()),
             from_name=self.from_name,
             reply_to=self.reply_to,
         )
 
     def encoded(self, links: Links) -> Encoded:
         """The same, as it travels."""
-        plain = _plain(links)
-        encoded = {name: _encoded_link(link) for name, link in plain.items()}
-        escaped = encoded
-        if not all(map(_PLAIN_LINK.fullmatch, plain.values())):
+        plain = links._asdict()
+        if all(map(_PLAIN_LINK.fullmatch, links)):
+            escaped = encoded = {name: _folded(link) for name, link in plain.items()}
+        else:
+            encoded = {name: _encoded_link(link) for name, link in plain.items()}
             escaped = {name: _encoded_link(link) for name, link in _escaped(links).items()}
         return Encoded(
             subject=self.subject,
@@ -140,16 +140,16 @@ class Plate:
 
 def _encoded_link(link: str) -> bytes:
     """A link as it stands between two soft breaks."""
-    if _PLAIN_LINK.fullmatch(link):
-        # Nothing to encode, only to fold.
-        return "=\r\n".join([link[at : at + _ROOM] for at in range(0, len(link), _ROOM)]).encode("ascii")
-    return _with_room(quoted_printable(link))
+    return _folded(link) if _PLAIN_LINK.fullmatch(link) else _with_room(quoted_printable(link))
 
 
-def _plain(links: Links) -> dict[str, str]:
-    return {name: getattr(links, name) for name in _NAMES}
+def _folded(link: str) -> bytes:
+    """The same where there is nothing to encode."""
+    if len(link) <= _ROOM:
+        return link.encode("ascii")
+    return "=\r\n".join([link[at : at + _ROOM] for at in range(0, len(link), _ROOM)]).encode("ascii")
 
 
 def _escaped(links: Links) -> dict[str, str]:
     """The links as they stand in HTML."""
-    return {name: str(escape(link)) for name, link in _plain(links).items()}
+    return {name: str(escape(link)) for name, link in links._asdict().items()}

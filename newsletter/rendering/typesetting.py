@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -130,7 +129,7 @@ class Typesetter:
 
     def _cast(self, sequence: Sequence, step: Step, facts: LetterFacts) -> Plate:
         """The plate of all readers with these facts, or none where a template does not only print the links."""
-        plate = Plate.of(self._set(sequence, step, replace(facts, links=PLACEHOLDERS)))
+        plate = Plate.of(self._set(sequence, step, facts._replace(links=PLACEHOLDERS)))
         alone = Plate.of(self._set(sequence, step, facts), facts.links)
         return plate if plate.encoded(facts.links) == alone.encoded(facts.links) else _NO_PLATE
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from collections.abc import Sequence as AbstractSequence
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -32,6 +31,9 @@ from newsletter.tokens import Purpose, TokenSigner
 if TYPE_CHECKING:
     from newsletter.mail.dkim import DkimSigner
 
+_LETTER = Kind.LETTER  # looked up once: the member of an enumeration is found by a call of Python's
+_STREAMS = {kind: kind.value.partition("_")[0] for kind in Kind}
+
 CONFIRM_WITHIN = timedelta(days=7)
 """How long a confirmation link works, and how long a pending row is kept."""
 
@@ -41,8 +43,7 @@ NAMED_ONLY = "named-only"
 """A post with this tag is shown only where a letter names it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Composed:
+class Composed(NamedTuple):
     """An email, ready to leave.
 
     Attributes:
@@ -56,36 +57,46 @@ class Composed:
     seen: tuple[Subscription, progress.Place] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Material:
-    """What the emails of one batch are made of, read in a few statements for all of them.
+class Ingredients(NamedTuple):
+    """What one email is made of.
 
     Attributes:
-        places: by subscription.
-        shown: by reader.
+        record: a letter's subscription.
+        place: where that stands.
+        shown: what its reader has been shown, where the letter's step asks for something else.
     """
 
-    readers: Mapping[UUID, Subscriber]
-    records: Mapping[UUID, Subscription]
-    places: Mapping[UUID, progress.Place]
-    shown: Mapping[UUID, Shown]
-    edition: Edition
+    reader: Subscriber
+    record: Subscription | None = None
+    place: progress.Place | None = None
+    shown: Shown | None = None
 
     @classmethod
-    def read(cls, connection: Connection, edition: Edition, items: Collection[Delivery]) -> Material:
-        """What `items` need."""
-        letters = [item for item in items if item.subscription_id is not None and item.kind is Kind.LETTER]
-        readers = {item.subscriber_id for item in items}
-        choosing = {item.subscriber_id for item in letters if _chooses(step_of(edition, item))}
-        ids = {item.subscription_id for item in letters if item.subscription_id is not None}
-        records = subscriptions.get_subscriptions(connection, ids)
-        return cls(
-            readers=subscriptions.get_subscribers(connection, readers),
-            records=records,
-            places=subscriptions.places(connection, list(records.values())) if records else {},
-            shown=subscriptions.shown_to(connection, choosing) if choosing else {},
-            edition=edition,
-        )
+    def gather(
+        cls, connection: Connection, edition: Edition | None, items: AbstractSequence[Delivery]
+    ) -> list[Ingredients | None]:
+        """What each of some emails needs, read in a few statements for all; None where its reader is gone."""
+        if edition is None:
+            return [None] * len(items)
+        ids = {item.subscription_id for item in items if item.kind is _LETTER and item.subscription_id is not None}
+        notices = {item.subscriber_id for item in items if item.kind is not _LETTER}
+        known = subscriptions.with_readers(connection, ids) if ids else {}
+        places = subscriptions.places(connection, [record for _, record in known.values()])
+        choosing = {item.subscriber_id for item in items if item.kind is _LETTER and _chooses(step_of(edition, item))}
+        shown = subscriptions.shown_to(connection, choosing) if choosing else {}
+        readers = subscriptions.get_subscribers(connection, notices) if notices else {}
+
+        def found(item: Delivery) -> Ingredients | None:
+            if item.kind is not _LETTER or item.subscription_id is None:
+                alone = readers.get(item.subscriber_id)
+                return None if alone is None else cls(alone)
+            pair = known.get(item.subscription_id)
+            if pair is None:
+                return None
+            reader, record = pair
+            return cls(reader, record, places[record.id], shown.get(reader.id) if shown else None)
+
+        return [found(item) for item in items]
 
 
 class Composer:
@@ -120,22 +131,21 @@ class Composer:
             too_much=f"{base}/too-much",
         )
 
-    def compose(self, connection: Connection, material: Material, item: Delivery, *, now: datetime) -> Composed | None:
+    def compose(
+        self, connection: Connection, edition: Edition, item: Delivery, needed: Ingredients, *, now: datetime
+    ) -> Composed | None:
         """The email of a delivery, rendered from the live revision; a repeat from the one it was handed over with.
 
         Returns:
-            None where there is nothing to send: its reader, step or subscription is gone.
+            None where there is nothing to send: its step or subscription is gone.
 
         Raises:
             RenderError: it cannot be rendered.
             AddressError: the stored address cannot be written to.
         """
-        reader = material.readers.get(item.subscriber_id)
-        if reader is None:
-            return None
-        if item.kind is Kind.LETTER:
-            return self._letter(connection, material, reader, item, now=now)
-        return self._notice(material.edition, reader, item, now=now)
+        if item.kind is _LETTER:
+            return self._letter(connection, edition, item, needed, now=now)
+        return self._notice(edition, needed.reader, item, now=now)
 
     def seal_preview(self, rendered: Rendered, reader: Subscriber, *, unsubscribe: str, now: datetime) -> bytes:
         """The message of a letter that nobody gets, unsigned."""
@@ -148,24 +158,22 @@ class Composer:
         return self._write(encode(rendered), address, handover, unsubscribe=unsubscribe, kind=Kind.LETTER)
 
     def _letter(
-        self, connection: Connection, material: Material, reader: Subscriber, item: Delivery, *, now: datetime
+        self, connection: Connection, edition: Edition, item: Delivery, needed: Ingredients, *, now: datetime
     ) -> Composed | None:
-        record = material.records.get(item.subscription_id) if item.subscription_id else None
-        edition = material.edition
+        reader, record, place, shown = needed
         is_repeat = item.doubts > 0 and item.revision is not None
         if is_repeat and item.revision is not None:
             edition = self._editions.get(connection, item.revision)
         found = edition.steps.get((item.sequence_key, item.step))
-        if record is None or found is None:
+        if record is None or place is None or found is None:
             return None
         sequence, step = found
-        place = material.places[record.id]
         number, total = _position(edition, sequence, place, item)
         if is_repeat:
             affirmation = edition.revision.affirmation(item.affirmation) if item.affirmation else None
             posts = tuple(filter(None, map(edition.revision.related_post, item.posts or ())))
         else:
-            shown = material.shown.get(reader.id, _NOTHING)
+            shown = shown or _NOTHING
             affirmation = choose_affirmation(edition.revision, step, had=shown.affirmations)
             posts = choose_posts(edition.revision, step, shown=shown.posts, discreet=reader.discreet)
         links = self.links(reader, record.id)
@@ -189,7 +197,7 @@ class Composer:
             posts=tuple(post.key for post in posts),
             number=facts.number,
         )
-        return self._seal(letter, reader, handover, unsubscribe=links.unsubscribe, kind=item.kind,
+        return self._seal(letter, reader, handover, unsubscribe=links.unsubscribe, kind=_LETTER,
                           gap=gap_before(step, reader), seen=(record, place))  # fmt: skip
 
     def _notice(self, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime) -> Composed | None:
@@ -222,34 +230,37 @@ class Composer:
         gap: timedelta, seen: tuple[Subscription, progress.Place] | None = None,
     ) -> Composed:  # fmt: skip
         address = stored_address(reader.address, key=reader.address_key)
+        wire = address.wire
         content = self._write(letter, address, handover, unsubscribe=unsubscribe, kind=kind)
         for dkim in self._dkim:
             content = dkim.sign(content)
         envelope = Envelope(
             sender=self._site.from_address,
-            recipient=address.wire,
+            recipient=wire,
             content=content,
-            smtputf8=address.needs_smtputf8,
+            smtputf8=not wire.isascii(),
             vouched=True,
         )
-        return Composed(envelope=envelope, handover=handover, min_gap=gap, seen=seen)
+        return Composed(envelope, handover, gap, seen)
 
     def _write(
         self, letter: Encoded, address: Address, handover: Handover, *, unsubscribe: str | None, kind: Kind
     ) -> bytes:
-        is_letter = kind is Kind.LETTER
+        is_letter = kind is _LETTER
+        wire = address.wire
+        smtputf8 = not wire.isascii()
         headers = MessageHeaders(
             from_name=letter.from_name,
             from_address=self._site.from_address,
-            to=address.text if address.needs_smtputf8 else address.wire,
+            to=address.text if smtputf8 else wire,
             reply_to=letter.reply_to or self._site.reply_to,
             date=handover.message_date,
             message_id=handover.message_id,
             list_id=f"letters.{self._domain}" if is_letter else None,
             unsubscribe_url=unsubscribe,
-            feedback_id=f"r{handover.revision}:{kind.value.partition('_')[0]}:mail:{self._feedback_sender}",
+            feedback_id=f"r{handover.revision}:{_STREAMS[kind]}:mail:{self._feedback_sender}",
         )
-        return compose(letter, headers, smtputf8=address.needs_smtputf8)
+        return compose(letter, headers, smtputf8=smtputf8)
 
 
 def gap_before(step: Step | None, reader: Subscriber) -> timedelta:

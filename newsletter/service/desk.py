@@ -18,8 +18,8 @@ from threading import Event, Lock
 from newsletter.clock import Clock
 from newsletter.errors import RelayUnavailable
 from newsletter.fibres import BLOCKING, Signal, Waiting
-from newsletter.mail.base import Stage, Verdict, verdict_of
-from newsletter.service.office import Handed, Office
+from newsletter.mail.base import Stage, verdict_of
+from newsletter.service.office import Handed, Judged, Office
 from newsletter.service.rounds import Rounds
 from newsletter.service.stock import Stock
 from newsletter.store import handovers
@@ -34,7 +34,7 @@ BYTES_WITHIN = timedelta(seconds=2)
 class _Visit:
     """A lane at the desk. `served` is set when it is done, or when it is its turn to be the clerk."""
 
-    judged: list[tuple[Delivery, Verdict]]
+    judged: list[Judged]
     wants: bool
     served: Signal
     is_done: bool = False
@@ -98,7 +98,6 @@ class Desk:
                 is_last = self._attending == 0
             if is_last:
                 self._stock.clear()
-                self._rounds.forget()
             self._release(is_complete=is_last)
 
     def _release(self, *, is_complete: bool) -> None:
@@ -117,7 +116,7 @@ class Desk:
         if verdict.slow_down:
             self._waiting.elsewhere(lambda: self._rounds.learn([("", verdict)]))
 
-    def exchange(self, judged: Sequence[tuple[Delivery, Verdict]], *, wants: bool) -> Handed | None:
+    def exchange(self, judged: Sequence[Judged], *, wants: bool) -> Handed | None:
         """Have verdicts recorded and, where `wants`, get the next email: one whose handover is committed.
 
         Returns:
@@ -154,7 +153,7 @@ class Desk:
         leaving = Leaving(item=handed.item, handover=handed.composed.handover, min_gap=handed.composed.min_gap)
         with self._office.database.write() as connection:
             if handovers.hand_over(connection, [leaving], now=now, renew=True):
-                return Handed(item=handed.item, composed=handed.composed, committed_at=began)
+                return handed._replace(committed_at=began)
         self._office.returning.release([handed.item], now=now)
         return None
 

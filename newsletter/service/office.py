@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
-from newsletter.mail.base import Envelope
+from newsletter.mail.base import Envelope, Verdict
 from newsletter.service.composing import Composed, Composer
 from newsletter.service.editions import Editions
 from newsletter.service.pacing import Pacing
@@ -47,8 +48,7 @@ class Office:
             return not switches.switch_is_on(connection, switches.SENDING)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Handed:
+class Handed(NamedTuple):
     """An email whose handover is committed. Its bytes leave at once, or it is renewed or returned.
 
     Attributes:
@@ -63,3 +63,7 @@ class Handed:
     def envelope(self) -> Envelope:
         """What goes to the mail server."""
         return self.composed.envelope
+
+
+Judged = tuple[Handed, Verdict]
+"""An email that was handed over, and what the mail server said."""

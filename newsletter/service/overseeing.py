@@ -89,7 +89,7 @@ class Overseeing:
             if item.kind is not Kind.LETTER or reader is None or edition is None or record is None:
                 return
             if arrived and waited:
-                progression.receive(connection, edition, {reader.id: reader}, [item], now=now)
+                progression.receive(connection, edition, {record.id: (reader, record)}, [item], now=now)
             elif not arrived and record.round == item.round:
                 self._offer_again(connection, edition, reader, record, now=now)
 

@@ -6,7 +6,6 @@ Every function runs inside the caller's transaction, with the subscriber's row l
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 from uuid import UUID
@@ -17,6 +16,7 @@ from newsletter.domain.cadence import Due, next_due, resume_due
 from newsletter.domain.progress import Place
 from newsletter.domain.sequence import Finish, Step
 from newsletter.domain.subscription import Action, State, after
+from newsletter.records import changed
 from newsletter.service.editions import Edition
 from newsletter.store import subscriptions
 from newsletter.store.database import Connection
@@ -32,7 +32,7 @@ def catch_up(
 ) -> tuple[Subscription, Place]:
     """Bring a subscription up to the live revision: which new steps pass it by."""
     current = _catch_up(connection, edition, record, place)
-    return replace(record, seen_revision=current.seen_revision), current
+    return changed(record, seen_revision=current.seen_revision), current
 
 
 def _catch_up(connection: Connection, edition: Edition, record: Subscription, place: Place) -> Place:
@@ -65,7 +65,7 @@ def move_on(
         The subscription as it shall be; the caller saves it. A successor is saved here.
     """
     if record.state is State.LEFT:
-        return replace(record, next_due_at=None, due_rule=None)
+        return changed(record, next_due_at=None, due_rule=None)
     step = upcoming(edition, record, place)
     if step is not None:
         return _with_due(record, when_due(reader, record, step, now=now))
@@ -107,7 +107,7 @@ def when_due(reader: Subscriber, record: Subscription, step: Step | None, *, now
 def receive(
     connection: Connection,
     edition: Edition,
-    readers: Mapping[UUID, Subscriber],
+    known: Mapping[UUID, tuple[Subscriber, Subscription]],
     letters: Collection[Delivery],
     *,
     now: datetime,
@@ -116,25 +116,24 @@ def receive(
     """Move subscriptions on behind letters that were accepted, or that count as received.
 
     Args:
-        readers: those of the letters; one letter a reader, since the end of a sequence may begin another.
+        known: by subscription, its reader and itself, read under the lock; one letter a reader, since the end of a
+            sequence may begin another.
         seen: by subscription, what it was when its letter was composed, and its place then.
     """
-    ids = {letter.subscription_id for letter in letters if letter.subscription_id is not None}
-    records = subscriptions.get_subscriptions(connection, ids)
-    # What has been received in a round, and what has passed by, changes together with the subscription's own row.
-    places: dict[UUID, Place] = {
-        key: seen[key][1] for key, record in records.items() if key in seen and seen[key][0] == record
-    }
-    unknown = [record for key, record in records.items() if key not in places]
-    places |= subscriptions.places(connection, unknown) if unknown else {}
-    changes = []
+    moving: list[tuple[Delivery, Subscriber, Subscription, Place | None]] = []
     for letter in letters:
-        record = records.get(letter.subscription_id) if letter.subscription_id else None
-        reader = readers.get(letter.subscriber_id)
-        if record is None or reader is None:
-            continue
+        found = known.get(letter.subscription_id) if letter.subscription_id else None
+        if found is not None:
+            before = seen.get(found[1].id)
+            # What has been received in a round, and what has passed by, changes together with the subscription's row.
+            is_same = before is not None and (before[0] is found[1] or before[0] == found[1])
+            moving.append((letter, *found, before[1] if before is not None and is_same else None))
+    unknown = [record for _, _, record, place in moving if place is None]
+    places = subscriptions.places(connection, unknown) if unknown else {}
+    changes = []
+    for letter, reader, record, remembered in moving:
         # First the edits, judged by what had been received before this letter; then the letter.
-        place = _catch_up(connection, edition, record, places[record.id])
+        place = _catch_up(connection, edition, record, remembered or places[record.id])
         last_step, anchor = record.last_step, record.anchor
         # The late verdict on a letter of an earlier round only sets the distance to the next one.
         if letter.round == record.round and letter.step is not None:
@@ -142,7 +141,7 @@ def receive(
             last_step = anchor = letter.step
         # No letter is accepted before its slot: a clock that says so is behind.
         accepted_at = max(now, letter.due_at)
-        moved = replace(
+        moved = changed(
             record, last_letter_at=accepted_at, next_due_at=None, seen_revision=place.seen_revision,
             last_step=last_step, anchor=anchor,
         )  # fmt: skip
@@ -159,7 +158,7 @@ def finish_retired(connection: Connection, record: Subscription, *, now: datetim
         connection, "finished", subscriber_id=record.subscriber_id, subscription_id=record.id, now=now,
         sequence=record.sequence_key, reason="the sequence was retired",
     )  # fmt: skip
-    return replace(record, state=state, next_due_at=None, due_rule=None)
+    return changed(record, state=state, next_due_at=None, due_rule=None)
 
 
 def _finish(
@@ -177,7 +176,7 @@ def _finish(
     match sequence.on_finish.finish:
         case Finish.REPEAT:
             grown = after(record.state, Action.GROW) or record.state
-            begun = replace(record, state=grown, round=record.round + 1, anchor=None)
+            begun = changed(record, state=grown, round=record.round + 1, anchor=None)
             _tell(connection, record, "round_begun", now=now, round=begun.round)
             first = upcoming(edition, begun, progress.begin_round(place))
             return _with_due(begun, when_due(reader, begun, first, now=now))
@@ -186,7 +185,7 @@ def _finish(
             state = None if held else after(record.state, Action.RUN_OUT)
             if state is not None:
                 _tell(connection, record, "waiting", now=now, reason="all letters received; the sequence may grow")
-            return replace(record, state=state or record.state, next_due_at=None, due_rule=None)
+            return changed(record, state=state or record.state, next_due_at=None, due_rule=None)
         case Finish.STOP:
             pass
         case Finish.CONTINUE_WITH:
@@ -195,7 +194,7 @@ def _finish(
                 _continue_with(connection, edition, reader, record, successor, now=now)
     state = after(record.state, Action.FINISH)
     _tell(connection, record, "finished", now=now, reason="all letters received")
-    return replace(record, state=state or record.state, next_due_at=None, due_rule=None)
+    return changed(record, state=state or record.state, next_due_at=None, due_rule=None)
 
 
 def _continue_with(
@@ -225,7 +224,7 @@ def _continue_with(
             now=now,
         )
     else:
-        taken = replace(had, state=state, confirmed_at=now, last_letter_at=record.last_letter_at)
+        taken = changed(had, state=state, confirmed_at=now, last_letter_at=record.last_letter_at)
         subscriptions.save_subscription(connection, had, taken)
     due = when_due(reader, taken, sequence.steps[0], now=now)
     subscriptions.save_subscription(connection, taken, _with_due(taken, due))
@@ -242,13 +241,13 @@ def grow(connection: Connection, reader: Subscriber, record: Subscription, *, no
     resting = reader.paused_until is not None and today < reader.paused_until
     if resting or any(sibling.state is State.PAUSED for sibling in siblings):
         state = after(state, Action.PAUSE) or state
-    return replace(record, state=state)
+    return changed(record, state=state)
 
 
 def _with_due(record: Subscription, due: Due | None) -> Subscription:
     if due is None or record.state not in (State.ACTIVE, State.PAUSED):
-        return replace(record, next_due_at=None, due_rule=None)
-    return replace(record, next_due_at=due.at, due_rule=due.rule)
+        return changed(record, next_due_at=None, due_rule=None)
+    return changed(record, next_due_at=due.at, due_rule=due.rule)
 
 
 def _tell(connection: Connection, record: Subscription, kind: str, *, now: datetime, **detail: object) -> None:

@@ -17,7 +17,7 @@ from newsletter.store import deliveries, handovers, subscriptions, suppressions
 from newsletter.store.database import Connection
 from newsletter.store.deliveries import Delivery
 from newsletter.store.handovers import Answer
-from newsletter.store.subscriptions import Subscriber
+from newsletter.store.subscriptions import Subscriber, Subscription
 from newsletter.tokens import TokenSigner
 
 log = structlog.get_logger()
@@ -50,12 +50,19 @@ class Recorder:
             seen: what is known of the letters' subscriptions from when they were composed.
         """
         # The readers' rows first and in their order, in every transaction that moves them: nothing deadlocks.
-        readers = subscriptions.lock_subscribers(connection, {item.subscriber_id for item, _ in judged})
-        accepted = [(item, _answer(verdict)) for item, verdict in judged if verdict.outcome is Outcome.ACCEPTED]
-        if accepted:
-            self._accept(connection, accepted, readers, now=now, seen=seen)
+        known = _lock_letters(connection, [item for item, _ in judged])
+        accepted: list[tuple[Delivery, Answer]] = []
+        others: list[tuple[Delivery, Verdict]] = []
         for item, verdict in judged:
-            if verdict.outcome is not Outcome.ACCEPTED:
+            if verdict.outcome is _ACCEPTED:
+                accepted.append((item, _answer(verdict)))
+            else:
+                others.append((item, verdict))
+        if accepted:
+            self._accept(connection, accepted, known, now=now, seen=seen)
+        if others:
+            readers = subscriptions.lock_subscribers(connection, {item.subscriber_id for item, _ in others})
+            for item, verdict in others:
                 self._record_other(connection, item, verdict, readers.get(item.subscriber_id), now=now)
 
     def _record_other(
@@ -101,26 +108,27 @@ class Recorder:
         Returns:
             UNCERTAIN or HELD; None where the row is no longer what `item` says.
         """
-        reader = subscriptions.get_subscriber(connection, item.subscriber_id, lock=True)
+        known = _lock_letters(connection, [item])
         state = handovers.record_doubt(
             connection, item, reason=reason, repeat=self._resend_uncertain, now=now, answer=answer
         )
         if state is State.HELD:
-            self._receive(connection, [item], {} if reader is None else {reader.id: reader}, now=now)
+            self._receive(connection, [item], known, now=now)
         return state
 
     def _accept(
         self,
         connection: Connection,
         accepted: Sequence[tuple[Delivery, Answer]],
-        readers: Mapping[UUID, Subscriber],
+        known: Mapping[UUID, tuple[Subscriber, Subscription]],
         *,
         now: datetime,
         seen: progression.Seen,
     ) -> None:
         written = handovers.record_accepted(connection, accepted, now=now)
         log.info("emails_accepted", count=len(written))
-        self._receive(connection, [item for item, _ in accepted if item.id in written], readers, now=now, seen=seen)
+        received = [item for item, _ in accepted if len(written) == len(accepted) or item.id in written]
+        self._receive(connection, received, known, now=now, seen=seen)
 
     def _write(
         self, connection: Connection, item: Delivery, verdict: Verdict, reader: Subscriber | None, *, now: datetime
@@ -152,15 +160,15 @@ class Recorder:
         self,
         connection: Connection,
         items: Sequence[Delivery],
-        readers: Mapping[UUID, Subscriber],
+        known: Mapping[UUID, tuple[Subscriber, Subscription]],
         *,
         now: datetime,
         seen: progression.Seen = progression.NOTHING_SEEN,
     ) -> None:
-        letters = [item for item in items if item.kind is Kind.LETTER]
+        letters = [item for item in items if item.kind is _LETTER]
         edition = self._editions.live(connection) if letters else None
         if edition is not None:
-            progression.receive(connection, edition, readers, letters, now=now, seen=seen)
+            progression.receive(connection, edition, known, letters, now=now, seen=seen)
 
     def _defer(
         self,
@@ -198,5 +206,15 @@ class Recorder:
         subscriptions.tell(connection, "suppressed", subscriber_id=reader.id, now=now, reason=reason)
 
 
+# Looked up once: the member of an enumeration is found by a call of Python's.
+_ACCEPTED, _LETTER = Outcome.ACCEPTED, Kind.LETTER
+
+
+def _lock_letters(connection: Connection, items: Sequence[Delivery]) -> Mapping[UUID, tuple[Subscriber, Subscription]]:
+    """The subscriptions of some letters with their readers, whose rows are kept until the transaction ends."""
+    ids = {item.subscription_id for item in items if item.kind is _LETTER and item.subscription_id is not None}
+    return subscriptions.with_readers(connection, ids, lock=True) if ids else {}
+
+
 def _answer(verdict: Verdict) -> Answer:
-    return Answer(code=verdict.reply_code, text=verdict.reply_text, host=verdict.host)
+    return Answer(verdict.reply_code, verdict.reply_text, verdict.host)

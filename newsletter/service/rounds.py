@@ -12,12 +12,13 @@ import structlog
 
 from newsletter.clock import Clock
 from newsletter.domain.cadence import is_late, waking_from
-from newsletter.domain.delivery import DeliveryId, Kind
+from newsletter.domain.delivery import Kind
 from newsletter.domain.progress import Place
 from newsletter.errors import DatabaseUnavailable
 from newsletter.mail.base import Verdict
-from newsletter.service.composing import Composed, Material
-from newsletter.service.office import Handed, Office
+from newsletter.service.composing import Composed, Ingredients
+from newsletter.service.editions import Edition
+from newsletter.service.office import Handed, Judged, Office
 from newsletter.service.pacing import Claim
 from newsletter.service.stock import Stock
 from newsletter.store import handovers
@@ -27,6 +28,8 @@ from newsletter.store.handovers import Leaving
 from newsletter.store.subscriptions import Subscriber, Subscription
 
 log = structlog.get_logger()
+
+_LETTER = Kind.LETTER  # looked up once: the member of an enumeration is found by a call of Python's
 
 
 class Rounds:
@@ -43,17 +46,8 @@ class Rounds:
         self._letters = letters
         self._clock = clock
         self._stop = stop
-        # By subscription: what the letters on their way were composed from.
-        self._seen: dict[UUID, tuple[Subscription, Place]] = {}
-        # By delivery: to whom it is on its way.
-        self._recipients: dict[DeliveryId, str] = {}
 
-    def forget(self) -> None:
-        """Nothing is on its way any more."""
-        self._seen.clear()
-        self._recipients.clear()
-
-    def serve(self, judged: list[tuple[Delivery, Verdict]], number: int) -> list[Handed]:
+    def serve(self, judged: list[Judged], number: int) -> list[Handed]:
         """Record verdicts, and hand over so many emails, or fewer where fewer are due.
 
         Raises:
@@ -66,7 +60,6 @@ class Rounds:
             ready = [] if self._stop.is_set() else self._make_ready(wanted, now=now)
             handed, refused = self._commit(judged, ready, more=wanted > 0, now=now)
             self._hear(judged)
-            self._recipients |= {each.item.id: each.envelope.recipient for each in handed}
             judged = []
             served += handed
             for item in refused:
@@ -84,10 +77,9 @@ class Rounds:
             # Others have letters in hand that have to leave now.
             log.exception("pace_not_learned")
 
-    def _hear(self, judged: Sequence[tuple[Delivery, Verdict]]) -> None:
-        told = [(self._recipients.pop(item.id, None), verdict) for item, verdict in judged]
-        if told and self._office.pacing.is_news(verdict for _, verdict in judged):
-            self.learn([(to.rpartition("@")[2], verdict) for to, verdict in told if to is not None])
+    def _hear(self, judged: Sequence[Judged]) -> None:
+        if judged and self._office.pacing.is_news(verdict for _, verdict in judged):
+            self.learn([(handed.envelope.recipient.rpartition("@")[2], verdict) for handed, verdict in judged])
 
     def _make_ready(self, number: int, *, now: datetime) -> list[tuple[Delivery, Composed]]:
         """The next so many emails of the stock, composed; what cannot be is held, what must not leave put back."""
@@ -110,10 +102,12 @@ class Rounds:
         try:
             with self._office.database.read() as connection:
                 edition = self._office.editions.live(connection)
-                material = None if edition is None else Material.read(connection, edition, items)
-                for item in items:
+                known = Ingredients.gather(connection, edition, items)
+                for item, needed in zip(items, known, strict=True):
                     try:
-                        made = None if material is None else self._compose_one(connection, material, item, now=now)
+                        made = None
+                        if edition is not None and needed is not None:
+                            made = self._compose_one(connection, edition, item, needed, now=now)
                     except DatabaseUnavailable:
                         raise
                     except Exception as error:  # noqa: BLE001
@@ -131,23 +125,22 @@ class Rounds:
         return composed, forbidden, faulty
 
     def _compose_one(
-        self, connection: Connection, material: Material, item: Delivery, *, now: datetime
+        self, connection: Connection, edition: Edition, item: Delivery, needed: Ingredients, *, now: datetime
     ) -> Composed | None:
-        reader = material.readers.get(item.subscriber_id)
-        if reader is None or self._comes_too_late(item, reader, now=now):
+        if self._comes_too_late(item, needed.reader, now=now):
             return None
-        if self._office.pacing.keeps_back(reader, letters=self._letters):
+        if self._office.pacing.keeps_back(needed.reader, letters=self._letters):
             return None
-        return self._office.composer.compose(connection, material, item, now=now)
+        return self._office.composer.compose(connection, edition, item, needed, now=now)
 
     def _comes_too_late(self, item: Delivery, reader: Subscriber, *, now: datetime) -> bool:
         """Whether a letter is behind its slot and this is no hour, or no week, to send it."""
-        if item.kind is not Kind.LETTER or not is_late(item.due_at, now=now):
+        if item.kind is not _LETTER or not is_late(item.due_at, now=now):
             return False
         return self._office.skip_late or waking_from(now, reader.slot.timezone) > now
 
     def _commit(
-        self, judged: list[tuple[Delivery, Verdict]], ready: list[tuple[Delivery, Composed]], *, more: bool,
+        self, judged: list[Judged], ready: list[tuple[Delivery, Composed]], *, more: bool,
         now: datetime,
     ) -> tuple[list[Handed], list[Delivery]]:  # fmt: skip
         """Record, hand over, and claim what is next, in one transaction.
@@ -155,7 +148,7 @@ class Rounds:
         Returns:
             What is handed over, and what must not leave.
         """
-        leaving = [Leaving(item=item, handover=made.handover, min_gap=made.min_gap) for item, made in ready]
+        leaving = [Leaving(item, made.handover, made.min_gap) for item, made in ready]
         began = time.monotonic()
         try:
             try:
@@ -167,29 +160,30 @@ class Rounds:
                 if not judged:
                     raise
                 log.exception("verdicts_not_recorded", count=len(judged))
-                for item, verdict in judged:
-                    self._record_alone(item, verdict, now=now)
+                for each, verdict in judged:
+                    self._record_alone(each.item, verdict, now=now)
                 granted, claim = self._transact([], leaving, more=more, now=now)
         except Exception:
             self._stock.give_back([item for item, _ in ready])
             raise
         self._stock.take_in(claim)
-        handed = [Handed(item=item, composed=made, committed_at=began) for item, made in ready if item.id in granted]
-        for item, _ in judged:
-            if item.subscription_id is not None:
-                self._seen.pop(item.subscription_id, None)
-        self._seen |= {each.composed.seen[0].id: each.composed.seen for each in handed if each.composed.seen}
+        if len(granted) == len(ready):
+            return [Handed(item, made, began) for item, made in ready], []
+        handed = [Handed(item, made, began) for item, made in ready if item.id in granted]
         return handed, [item for item, _ in ready if item.id not in granted]
 
     def _transact(
-        self, judged: list[tuple[Delivery, Verdict]], leaving: list[Leaving], *, more: bool, now: datetime
-    ) -> tuple[set[DeliveryId], Claim | None]:
+        self, judged: list[Judged], leaving: list[Leaving], *, more: bool, now: datetime
+    ) -> tuple[set[UUID], Claim | None]:
         stock = self._stock
         if not judged and not leaving and not (more and not len(stock) and stock.may_claim()):
             return set(), None
+        seen: dict[UUID, tuple[Subscription, Place]] = {
+            each.composed.seen[0].id: each.composed.seen for each, _ in judged if each.composed.seen
+        }
         with stock.in_doubt(), self._office.database.write() as connection:
-            for batch in _one_a_reader(judged):
-                self._office.recorder.record(connection, batch, now=now, seen=self._seen)
+            for batch in _one_a_reader([(each.item, verdict) for each, verdict in judged]):
+                self._office.recorder.record(connection, batch, now=now, seen=seen)
             granted = handovers.hand_over(connection, leaving, now=now) if leaving else set()
             # Ahead of the need: what is claimed here costs no commit of its own.
             wanted = more and len(stock) < len(leaving) + 1 and stock.may_claim()
@@ -210,6 +204,9 @@ class Rounds:
 def _one_a_reader(judged: list[tuple[Delivery, Verdict]]) -> Iterator[list[tuple[Delivery, Verdict]]]:
     """In batches in which no reader comes twice: what one verdict makes of them, the next has to find."""
     rest = judged
+    if judged and len({item.subscriber_id for item, _ in judged}) == len(judged):
+        yield judged
+        return
     while rest:
         batch: dict[object, tuple[Delivery, Verdict]] = {}
         later = []

@@ -17,10 +17,9 @@ from newsletter.domain.delivery import Outcome
 from newsletter.domain.retry import doubled
 from newsletter.errors import DatabaseUnavailable, RelayUnavailable
 from newsletter.fibres import BLOCKING, Fibre, Hub, Waiting
-from newsletter.mail.base import Mailer, Verdict
+from newsletter.mail.base import Mailer
 from newsletter.service.desk import BYTES_WITHIN, Desk
-from newsletter.service.office import Handed
-from newsletter.store.deliveries import Delivery
+from newsletter.service.office import Handed, Judged
 
 log = structlog.get_logger()
 
@@ -140,7 +139,7 @@ class Lane:
         self._troubles = 0
         self._rest_until = 0.0
         # What the desk could not be told because the database was away.
-        self._judged: list[tuple[Delivery, Verdict]] = []
+        self._judged: list[Judged] = []
 
     def send_due(self) -> int:
         """Send until nothing is due, the mail server is away, or `stop` is set.
@@ -220,7 +219,7 @@ class Lane:
             return None
         # From here on bytes may have left: the row is never given back, only judged by the verdict.
         verdict = self._mailer.send(in_time.envelope)
-        self._judged.append((in_time.item, verdict))
+        self._judged.append((in_time, verdict))
         return verdict.outcome
 
     def _exchange(self, *, wants: bool) -> Handed | None:

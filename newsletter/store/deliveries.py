@@ -18,7 +18,8 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from newsletter.domain.delivery import WITHDRAWABLE, DeliveryId, Kind, State
 from newsletter.domain.subscription import SubscriberId, SubscriptionId
-from newsletter.store.prepared import PreparedInsert, record_maker
+from newsletter.records import record_maker
+from newsletter.store.prepared import PreparedInsert
 from newsletter.store.statements import insert_or_nothing
 from newsletter.store.tables import HAS_DETAILS, delivery
 from newsletter.store.types import ordered_id

@@ -6,9 +6,9 @@ Each of them names the state, owner and epoch that the worker believes in, and s
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import UUID
 
 from sqlalchemy import (
     Connection,
@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from newsletter.domain.delivery import DeliveryId, Kind, State
+from newsletter.domain.delivery import Kind, State
 from newsletter.domain.subscription import State as SubscriptionState
 from newsletter.store.deliveries import COLUMNS, LEAVING, OWNED, Delivery, to_delivery, waiting_state
 from newsletter.store.prepared import Prepared, PreparedUpdate
@@ -40,8 +40,7 @@ _LETTERS: ColumnElement[bool] = literal_column("delivery.kind = 'letter'")
 _FOR_PEOPLE: ColumnElement[bool] = literal_column("delivery.kind <> 'letter'")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Handover:
+class Handover(NamedTuple):
     """What is written down before the first byte leaves. The repeat of an uncertain letter keeps it all."""
 
     revision: int
@@ -52,8 +51,7 @@ class Handover:
     number: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(NamedTuple):
     """What the mail server said, kept with the row."""
 
     code: int | None
@@ -94,8 +92,7 @@ def earliest_try(connection: Connection) -> datetime | None:
     return earliest
 
 
-@dataclass(frozen=True, kw_only=True)
-class Leaving:
+class Leaving(NamedTuple):
     """A claimed email whose bytes are about to leave.
 
     Attributes:
@@ -107,9 +104,7 @@ class Leaving:
     min_gap: timedelta
 
 
-def hand_over(
-    connection: Connection, leaving: Sequence[Leaving], *, now: datetime, renew: bool = False
-) -> set[DeliveryId]:
+def hand_over(connection: Connection, leaving: Sequence[Leaving], *, now: datetime, renew: bool = False) -> set[UUID]:
     """Say that the bytes of claimed emails are about to leave; everything is checked once more.
 
     `renew`: it was said already, and the bytes did not leave at once.
@@ -120,31 +115,29 @@ def hand_over(
     Returns:
         Those that may leave. Of the others nothing was changed.
     """
-    granted: set[DeliveryId] = set()
+    granted: set[UUID] = set()
     owners = {each.item.owner for each in leaving}
     # Once for all of them: a lease that runs out behind this look is judged by the epoch.
     able = {owner for owner in owners if _MAY_SEND.fetch(connection, {"b_owner": owner}) == [True]}
     shared = {"believed": (State.HANDING_OVER if renew else State.CLAIMED).value}
-    for kind, statement in _HAND_OVER.items():
-        rows = [
-            _handover_values(each, now=now)
-            for each in leaving
-            if (each.item.kind if each.item.kind in _HAND_OVER else None) is kind and each.item.owner in able
-        ]
-        granted |= {DeliveryId(found) for found in statement.run(connection, rows, shared)}
+    rows: dict[PreparedUpdate, list[dict[str, Any]]] = {}
+    for each in leaving:
+        if each.item.owner in able:
+            statement = _HAND_OVER.get(each.item.kind, _HAND_OVER_OTHER)
+            rows.setdefault(statement, []).append(_handover_values(each, now=now))
+    for statement, given in rows.items():
+        granted |= statement.run(connection, given, shared)
     return granted
 
 
-def record_accepted(
-    connection: Connection, accepted: Sequence[tuple[Delivery, Answer]], *, now: datetime
-) -> set[DeliveryId]:
+def record_accepted(connection: Connection, accepted: Sequence[tuple[Delivery, Answer]], *, now: datetime) -> set[UUID]:
     """The mail server has them.
 
     Returns:
         Those that were still ours. Of the others nothing was changed.
     """
     rows = [{**_believed(item), **_answered(answer)} for item, answer in accepted]
-    return {DeliveryId(found) for found in _ACCEPTED.run(connection, rows, {"now": now})}
+    return _ACCEPTED.run(connection, rows, {"now": now})
 
 
 def record_failed(connection: Connection, item: Delivery, answer: Answer, *, reason: str, now: datetime) -> bool:
@@ -281,12 +274,7 @@ def _handover_values(leaving: Leaving, *, now: datetime) -> dict[str, Any]:
         **_believed(leaving.item),
         "subscription_id": leaving.item.subscription_id,
         "rested_before": now - leaving.min_gap,
-        "revision": handover.revision,
-        "message_id": handover.message_id,
-        "message_date": handover.message_date,
-        "affirmation": handover.affirmation,
-        "posts": list(handover.posts),
-        "number": handover.number,
+        **handover._asdict(),
     }
 
 
@@ -362,12 +350,12 @@ def _handing_over(wanted: Callable[[_Given], ColumnElement[bool]]) -> PreparedUp
     )  # fmt: skip
 
 
-_HAND_OVER: dict[Kind | None, PreparedUpdate] = {
+_HAND_OVER = {
     Kind.LETTER: _handing_over(_rested),
     Kind.CONFIRMATION: _handing_over(lambda given: _unconfirmed(given["subscription_id"])),
-    None: _handing_over(lambda _given: true()),
 }
-"""By kind what must hold for an email to leave; None for all other kinds."""
+_HAND_OVER_OTHER = _handing_over(lambda _given: true())
+"""By kind what must hold for an email to leave."""
 
 _ACCEPTED = PreparedUpdate(
     lambda given: update(delivery)

@@ -105,24 +105,34 @@ class Prepared(Generic[T]):
         make: makes a record of the values of one row, in the order of the columns.
         keep: so many rows are remembered with what was made of them. What is read again within moments, as a
             reader is when their letter has been accepted, is not made anew; the database is asked all the same.
+        like: another statement of the same columns and records; what one remembers the other knows.
     """
 
-    def __init__(self, statement: Executable, make: Callable[[Sequence[Any]], T], *, keep: int = 0) -> None:
+    def __init__(
+        self,
+        statement: Executable,
+        make: Callable[[Sequence[Any]], T],
+        *,
+        keep: int = 0,
+        like: Prepared[T] | None = None,
+    ) -> None:
         self._statement = statement
         self._make = make
         self._keep = keep
+        self._like = like
         self._forms: dict[str, tuple[_Form, Callable[[Any], T]]] = {}
 
     def fetch(self, connection: Connection, parameters: Mapping[str, Any]) -> list[T]:
         """What the statement finds or returns."""
         form, convert = self._forms.get(connection.dialect.name) or self._prepare(connection.dialect)
-        result = connection.exec_driver_sql(form.text, form.values(parameters))
-        rows = result.cursor.fetchall()
-        result.close()
-        return [convert(row) for row in rows]
+        return [convert(row) for row in fetch(connection, form.text, form.values(parameters))]
 
     def _prepare(self, dialect: Dialect) -> tuple[_Form, Callable[[Any], T]]:
         form, make = _Form(self._statement, dialect), self._make
+        if self._like is not None:
+            _, known = self._like._forms.get(dialect.name) or self._like._prepare(dialect)
+            self._forms[dialect.name] = form, known
+            return form, known
         converters = [(at, each) for at, each in enumerate(form.result_converters()) if each is not None]
 
         def convert(row: Sequence[Any]) -> T:
@@ -136,6 +146,40 @@ class Prepared(Generic[T]):
         prepared = form, lru_cache(maxsize=self._keep)(convert) if self._keep else convert
         self._forms[dialect.name] = prepared
         return prepared
+
+
+def fetch(connection: Connection, text: str, parameters: Any) -> Sequence[Any]:  # noqa: ANN401  (whatever the driver takes)
+    """The rows that a statement finds, as the driver has them.
+
+    The driver is asked itself: to describe a result takes SQLAlchemy longer than all else that a short one needs.
+
+    Raises:
+        DBAPIError: as SQLAlchemy raises it; a connection that was lost is not used again.
+    """
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(text, parameters)
+        rows = cursor.fetchall()
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _translated(connection, text, error) from error
+    finally:
+        cursor.close()
+    return rows
+
+
+def _translated(connection: Connection, text: str, error: Exception) -> DBAPIError:
+    dialect = connection.dialect
+    pooled = connection.connection
+    is_lost = dialect.is_disconnect(error, pooled.dbapi_connection, None)  # type: ignore[arg-type]
+    if is_lost:
+        connection.invalidate(error)
+    translated = DBAPIError.instance(
+        text, None, error, dialect.loaded_dbapi.Error, hide_parameters=True, connection_invalidated=is_lost,
+        dialect=dialect,
+    )  # fmt: skip
+    if not isinstance(translated, DBAPIError):
+        raise TypeError from error
+    return translated
 
 
 class _ForEachRow:
@@ -168,26 +212,23 @@ class _ForEachRow:
         if connection.dialect.name == "sqlite":
             return self._run_each(connection, form, rows, shared or {})
         columns = {name: [row[name] for row in rows] for name in self._given}
-        found = connection.exec_driver_sql(form.text, form.values({**columns, **(shared or {})}))
+        found = fetch(connection, form.text, form.values({**columns, **(shared or {})}))
         return {row[0] for row in found}
 
     def _run_each(
         self, connection: Connection, form: _Form, rows: Sequence[Mapping[str, Any]], shared: Mapping[str, Any]
     ) -> set[UUID]:
-        name = str(self._key.key)
+        name, text = str(self._key.key), form.text
         cursor = connection.connection.cursor()
         done: set[UUID] = set()
         try:
             sources = form.bound(shared)
             for row in rows:
-                cursor.execute(form.text, _values(sources, row))
+                cursor.execute(text, _values(sources, row))
                 if cursor.rowcount == 1:
                     done.add(row[name])
         except connection.dialect.loaded_dbapi.Error as error:
-            raise DBAPIError.instance(
-                form.text, None, error, connection.dialect.loaded_dbapi.Error, hide_parameters=True,
-                dialect=connection.dialect,
-            ) from error  # fmt: skip
+            raise _translated(connection, text, error) from error
         finally:
             cursor.close()
         return done
@@ -355,24 +396,23 @@ def _hex(value: UUID | None) -> str | None:
 
 
 def _json_text(value: object) -> str | None:
-    return None if value is None else json.dumps(value)
+    # What is shown in a letter is chosen from few things.
+    return None if value is None else _listed_text(value) if isinstance(value, tuple) else json.dumps(value)
+
+
+@lru_cache(maxsize=256)
+def _listed_text(values: tuple[object, ...]) -> str:
+    return json.dumps(values)
 
 
 @lru_cache(maxsize=8192)
 def uuid_from_hex(text: str) -> UUID:
     """An id as SQLite keeps it; `UUID(text)` would look at it from every side, thrice as long."""
-    made = object.__new__(UUID)
-    object.__setattr__(made, "int", int(text, 16))
-    object.__setattr__(made, "is_safe", SafeUUID.unknown)
+    made = _new(UUID)
+    _set(made, "int", int(text, 16))
+    _set(made, "is_safe", _UNKNOWN)
     return made
 
 
-def record_maker(record: type[T]) -> Callable[[dict[str, Any]], T]:
-    """What makes a frozen dataclass of its fields, all of them, several times as quick as its `__init__`."""
-
-    def make(fields: dict[str, Any]) -> T:
-        made = object.__new__(record)
-        made.__dict__.update(fields)
-        return made
-
-    return make
+# Looked up once: the member of an enumeration is found by a call of Python's, and ids are made by the thousand.
+_new, _set, _UNKNOWN = object.__new__, object.__setattr__, SafeUUID.unknown

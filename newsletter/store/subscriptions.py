@@ -28,7 +28,8 @@ from newsletter.domain.delivery import Kind
 from newsletter.domain.delivery import State as DeliveryState
 from newsletter.domain.progress import Place
 from newsletter.domain.subscription import Action, State, SubscriberId, SubscriptionId, after
-from newsletter.store.prepared import Prepared, PreparedUpdate, among, record_maker
+from newsletter.records import record_maker
+from newsletter.store.prepared import Prepared, PreparedUpdate, among
 from newsletter.store.tables import (
     delivery,
     event,
@@ -155,6 +156,18 @@ def get_subscribers(connection: Connection, identifiers: Collection[UUID]) -> di
 def lock_subscribers(connection: Connection, identifiers: Collection[UUID]) -> dict[UUID, Subscriber]:
     """The subscribers of those ids, their rows kept until the transaction ends; locked in one order everywhere."""
     return {record.id: record for record in _LOCKED_SUBSCRIBERS.fetch(connection, {"ids": identifiers})}
+
+
+def with_readers(
+    connection: Connection, identifiers: Collection[UUID], *, lock: bool = False
+) -> dict[UUID, tuple[Subscriber, Subscription]]:
+    """The subscriptions of those ids, each with its subscriber.
+
+    Args:
+        lock: keep the subscribers' rows until the transaction ends; locked in one order everywhere.
+    """
+    statement = _LOCKED_TOGETHER if lock else _TOGETHER
+    return {pair[1].id: pair for pair in statement.fetch(connection, {"ids": identifiers})}
 
 
 def list_subscribers(
@@ -336,17 +349,24 @@ def leave(connection: Connection, record: Subscription) -> bool:
 
 def places(connection: Connection, subscriptions: Sequence[Subscription]) -> dict[UUID, Place]:
     """Where each of the subscriptions stands in its present round."""
-    received: dict[UUID, set[str]] = {item.id: set() for item in subscriptions}
-    passed: dict[UUID, set[str]] = {item.id: set() for item in subscriptions}
-    for identifier, step, was_received in _STEPS.fetch(connection, {"ids": received}):
-        (received if was_received else passed)[identifier].add(step)
+    # Who has received nothing in a round has nothing to be looked up, and nothing can have passed them by.
+    received: dict[UUID, set[str]] = {item.id: set() for item in subscriptions if item.anchor is not None}
+    passed: dict[UUID, set[str]] = {}
+    if received:
+        for identifier, step, was_received in _STEPS.fetch(connection, {"ids": received}):
+            if was_received:
+                received[identifier].add(step)
+            else:
+                passed.setdefault(identifier, set()).add(step)
     return {
-        item.id: Place(
-            round=item.round,
-            anchor=item.anchor,
-            seen_revision=item.seen_revision,
-            received=frozenset(received[item.id]),
-            passed=frozenset(passed[item.id]),
+        item.id: _place(
+            {
+                "round": item.round,
+                "anchor": item.anchor,
+                "seen_revision": item.seen_revision,
+                "received": _NO_STEPS if item.anchor is None else frozenset(received[item.id]),
+                "passed": frozenset(passed[item.id]) if item.id in passed else _NO_STEPS,
+            }
         )
         for item in subscriptions
     }
@@ -460,6 +480,11 @@ def _slot(weekday: int, at: str, timezone: str) -> Slot:
     return Slot(weekday=weekday, at=time(int(hour), int(minute)), timezone=timezone)
 
 
+def _to_pair(row: Sequence[Any]) -> tuple[Subscriber, Subscription]:
+    width = len(_SUBSCRIBER_COLUMNS)
+    return _to_subscriber(row[:width]), _to_subscription(row[width:])
+
+
 def _to_subscription(row: Sequence[Any]) -> Subscription:
     values = dict(zip(_SUBSCRIPTION_COLUMNS, row, strict=True))
     values["state"] = _STATES[values["state"]]
@@ -469,6 +494,8 @@ def _to_subscription(row: Sequence[Any]) -> Subscription:
 _STATES = {state.value: state for state in State}
 _subscriber = record_maker(Subscriber)
 _subscription = record_maker(Subscription)
+_place = record_maker(Place)
+_NO_STEPS: frozenset[str] = frozenset()
 _SUBSCRIBER_COLUMNS = tuple(column.name for column in subscriber.columns)
 _SUBSCRIPTION_COLUMNS = tuple(column.name for column in subscription.columns)
 
@@ -479,8 +506,15 @@ _SUBSCRIBERS = Prepared(select(subscriber).where(among(subscriber.c.id, "ids")),
 _LOCKED_SUBSCRIBERS = Prepared(
     select(subscriber).where(among(subscriber.c.id, "ids")).order_by(subscriber.c.id).with_for_update(),
     _to_subscriber,
-    keep=_KEPT,
+    like=_SUBSCRIBERS,
 )
+_PAIRS = (
+    select(*subscriber.columns, *subscription.columns)
+    .join(subscription, subscription.c.subscriber_id == subscriber.c.id)
+    .where(among(subscription.c.id, "ids"))
+)
+_TOGETHER = Prepared(_PAIRS, _to_pair, keep=_KEPT)
+_LOCKED_TOGETHER = Prepared(_PAIRS.order_by(subscriber.c.id).with_for_update(of=subscriber), _to_pair, like=_TOGETHER)
 _SUBSCRIPTIONS = Prepared(select(subscription).where(among(subscription.c.id, "ids")), _to_subscription, keep=_KEPT)
 _STEPS = Prepared(
     select(subscription.c.id, delivery.c.step, literal_column("1"))

@@ -185,10 +185,15 @@ class _Ledger(threading.local):
         for name in wrote:
             self._point.reach(f"{name}-after-commit")
 
+    def note_prepared(self, usual: Callable[..., list[Any]], connection: object, text: str, given: object) -> list[Any]:
+        """What the driver is told past SQLAlchemy's hook."""
+        self.note(connection, None, text, given, None, False)
+        return usual(connection, text, given)
+
     def note_each(
         self, usual: Callable[..., set[Any]], prepared: object, connection: object, form: Any, rows: Any, shared: object
     ) -> set[Any]:
-        """What SQLite is told row by row, past SQLAlchemy's hook."""
+        """What SQLite is told row by row."""
         self.note(connection, None, form.text, [list(row.values()) for row in rows], None, True)
         return usual(prepared, connection, form, rows, shared)
 
@@ -220,12 +225,13 @@ def _watch_transactions(point: Failpoint) -> None:
     from sqlalchemy.engine.default import DefaultDialect
 
     from newsletter.service.rescuing import Rescuing
-    from newsletter.store.prepared import _ForEachRow
+    from newsletter.store import prepared
 
     ledger = _Ledger(point)
     event.listen(Engine, "begin", ledger.begin)
     event.listen(Engine, "before_cursor_execute", ledger.note)
-    _wrap(_ForEachRow, "_run_each", ledger.note_each)
+    _wrap(prepared, "fetch", ledger.note_prepared)
+    _wrap(prepared._ForEachRow, "_run_each", ledger.note_each)
     _wrap(DefaultDialect, "do_commit", ledger.commit)
     _wrap(DefaultDialect, "do_rollback", ledger.roll_back)
     _wrap(Rescuing, "rescue", ledger.rescue)
@@ -288,7 +294,7 @@ def _watch_moments(point: Failpoint) -> None:
     )
 
 
-def _wrap(owner: type, name: str, around: Callable[..., Any]) -> None:
+def _wrap(owner: object, name: str, around: Callable[..., Any]) -> None:
     """Let `around` stand where a method stood; it is given the method first."""
     usual = getattr(owner, name)
 
