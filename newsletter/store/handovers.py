@@ -69,7 +69,8 @@ def claim_due(connection: Connection, *, owner: str, letters: bool, now: datetim
     """
     statement = _CLAIM_LETTERS if letters else _CLAIM_FOR_PEOPLE
     claimed = statement.fetch(connection, {"b_owner": owner, "b_now": now, "b_limit": limit})
-    return sorted(claimed, key=lambda item: (item.next_try_at, item.id))
+    # Ids compare by a call of Python's each, whole numbers do not.
+    return sorted(claimed, key=lambda item: (item.next_try_at, item.id.int))
 
 
 def claimed_by(connection: Connection, owner: str, *, letters: bool) -> list[Delivery]:

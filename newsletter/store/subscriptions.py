@@ -39,11 +39,11 @@ from newsletter.store.tables import (
 )
 from newsletter.store.types import ordered_id
 
-_MOVING = (
-    "state", "round", "last_step", "anchor", "seen_revision", "next_due_at", "due_rule", "last_letter_at",
-    "resumed_at", "confirmed_at",
-)  # fmt: skip
-"""What of a subscription changes after it was made."""
+_GOING_ON = ("last_step", "anchor", "seen_revision", "next_due_at", "due_rule", "last_letter_at")
+"""What of a subscription changes with each letter."""
+
+_TURNING = ("state", "round", "resumed_at", "confirmed_at")
+"""What changes seldom. A column that is set costs its indexes, whatever it is set to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,17 +326,14 @@ def save_subscriptions(connection: Connection, changes: Sequence[tuple[Subscript
     Returns:
         The ids of those that were written.
     """
-    rows = [
-        {
-            **{name: getattr(record, name) for name in _MOVING},
-            "id": before.id,
-            "state": record.state.value,
-            "believed": before.state.value,
-            "expected_at": before.next_due_at,
-        }
-        for before, record in changes
-    ]
-    return _SAVE.run(connection, rows)
+    going_on: list[Mapping[str, object]] = []
+    turning: list[Mapping[str, object]] = []
+    for before, record in changes:
+        was, now = before.__dict__, record.__dict__
+        turns = any(was[name] != now[name] for name in _TURNING)
+        values = {**now, "state": record.state.value, "believed": before.state.value, "expected_at": before.next_due_at}
+        (turning if turns else going_on).append(values)
+    return _GO_ON.run(connection, going_on) | _TURN.run(connection, turning)
 
 
 def leave(connection: Connection, record: Subscription) -> bool:
@@ -538,21 +535,29 @@ _SHOWN = Prepared(
     .order_by(case((delivery.c.sent_at.is_(None), delivery.c.due_at), else_=delivery.c.sent_at), delivery.c.id),
     tuple,
 )
-_SAVE = PreparedUpdate(
-    lambda given: (
-        update(subscription)
-        .where(
-            subscription.c.id == given["id"],
-            subscription.c.state == given["believed"],
-            subscription.c.next_due_at.is_not_distinct_from(given["expected_at"]),
-        )
-        .values({name: given[name] for name in _MOVING})
-    ),
-    {
-        "id": subscription.c.id.type,
-        "believed": subscription.c.state.type,
-        "expected_at": subscription.c.next_due_at.type,
-        **{name: subscription.c[name].type for name in _MOVING},
-    },
-    key=subscription.c.id,
-)
+
+
+def _saving(names: Sequence[str]) -> PreparedUpdate:
+    """Sets columns of a subscription that is as it was believed to be."""
+    return PreparedUpdate(
+        lambda given: (
+            update(subscription)
+            .where(
+                subscription.c.id == given["id"],
+                subscription.c.state == given["believed"],
+                subscription.c.next_due_at.is_not_distinct_from(given["expected_at"]),
+            )
+            .values({name: given[name] for name in names})
+        ),
+        {
+            "id": subscription.c.id.type,
+            "believed": subscription.c.state.type,
+            "expected_at": subscription.c.next_due_at.type,
+            **{name: subscription.c[name].type for name in names},
+        },
+        key=subscription.c.id,
+    )
+
+
+_GO_ON = _saving(_GOING_ON)
+_TURN = _saving((*_GOING_ON, *_TURNING))

@@ -398,7 +398,7 @@ class TestManyReaders:
         }
         one = facts(**{name: data.draw(drawn) for name, drawn in draw.items()})
         for name, drawn in draw.items():
-            own = replace(one, **{name: data.draw(drawn)})
+            own = one._replace(**{name: data.draw(drawn)})
             rendered = typesetter.letter(series, step, own)
             encoded = typesetter.encoded_letter(series, step, own)
             assert encoded == Plate.of(rendered, own.links).encoded(own.links)
@@ -414,7 +414,7 @@ class TestManyReaders:
         links: Links,
     ) -> None:
         def of(number: int) -> tuple[str, str]:
-            own = replace(links, pause=f"https://letters.example.org/p/{number:04d}")
+            own = links._replace(pause=f"https://letters.example.org/p/{number:04d}")
             letter = typesetter.encoded_letter(series, letter_step, facts(number=number % 9 + 1, links=own))
             return quopri.decodestring(letter.html).decode(), quopri.decodestring(letter.text).decode()
 
