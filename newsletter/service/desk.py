@@ -71,7 +71,7 @@ class Desk:
         self._stop = stop
         self._waiting = waiting
         self._stock = Stock(office, worker=worker, letters=letters, clock=clock, stop=stop)
-        self._rounds = Rounds(office, self._stock, letters=letters, clock=clock, stop=stop)
+        self._rounds = Rounds(office, self._stock, letters=letters, clock=clock, stop=stop, waiting=waiting)
         self._mutex = Lock()
         self._queue: list[_Visit] = []
         self._has_clerk = False
@@ -170,8 +170,6 @@ class Desk:
         SQLite works in this very thread, and to change threads for each of its statements takes longer than it
         does. A server works beside us: meanwhile other lanes go on.
         """
-        import os
-        if os.environ.get("INLINE"): return call()
         return call() if self._office.database.is_sqlite else self._waiting.elsewhere(call)
 
     # The clerk

@@ -15,6 +15,7 @@ from newsletter.domain.cadence import is_late, waking_from
 from newsletter.domain.delivery import Kind
 from newsletter.domain.progress import Place
 from newsletter.errors import DatabaseUnavailable
+from newsletter.fibres import Waiting
 from newsletter.mail.base import Verdict
 from newsletter.service.composing import Composed, Ingredients
 from newsletter.service.editions import Edition
@@ -38,14 +39,18 @@ class Rounds:
     Args:
         letters: whether it sends letters, or what people wait for.
         stop: set when the process is to end: nothing more is handed over.
+        waiting: how to wait for the disk.
     """
 
-    def __init__(self, office: Office, stock: Stock, *, letters: bool, clock: Clock, stop: Event) -> None:
+    def __init__(
+        self, office: Office, stock: Stock, *, letters: bool, clock: Clock, stop: Event, waiting: Waiting
+    ) -> None:
         self._office = office
         self._stock = stock
         self._letters = letters
         self._clock = clock
         self._stop = stop
+        self._waiting = waiting
 
     def serve(self, judged: list[Judged], number: int) -> list[Handed]:
         """Record verdicts, and hand over so many emails, or fewer where fewer are due.
@@ -181,7 +186,7 @@ class Rounds:
         seen: dict[UUID, tuple[Subscription, Place]] = {
             each.composed.seen[0].id: each.composed.seen for each, _ in judged if each.composed.seen
         }
-        with stock.in_doubt(), self._office.database.write() as connection:
+        with stock.in_doubt(), self._office.database.write(settle=self._waiting.elsewhere) as connection:
             for batch in _one_a_reader([(each.item, verdict) for each, verdict in judged]):
                 self._office.recorder.record(connection, batch, now=now, seen=seen)
             granted = handovers.hand_over(connection, leaving, now=now) if leaving else set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -69,15 +69,20 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, settle: Callable[[Callable[[], None]], None] | None = None) -> Iterator[Connection]:
         """A transaction that is committed at the end, or rolled back when anything is raised.
 
         SQLite takes the write lock at once: a plain BEGIN that reads first would fail instead of waiting.
+
+        Args:
+            settle: makes the call that commits, which waits for the disk; in another thread, if it likes.
         """
         with _translated(), self._engine.connect() as connection:
             writing = connection.execution_options(sqlite_begin="IMMEDIATE")
-            with writing.begin():
+            with writing.begin() as transaction:
                 yield writing
+                if settle is not None:
+                    settle(transaction.commit)
 
     def close(self) -> None:
         """Close every connection."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from enum import Enum
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 from uuid import UUID, SafeUUID
 
 from sqlalchemy import (
-    ARRAY,
     JSON,
     BindParameter,
     Boolean,
@@ -40,8 +40,13 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
+from newsletter.store.types import UtcDateTime
+
 Convert = Callable[[Any], Any] | None
 T = TypeVar("T")
+
+_ROWS = "rows_"
+"""All rows in one parameter."""
 
 _GIVEN = "given_"
 """Before the names of what rows are given, so that none is the name of a column that is set."""
@@ -195,6 +200,7 @@ class _ForEachRow:
 
     def __init__(self, given: Mapping[str, TypeEngine[Any]], *, key: ColumnElement[UUID]) -> None:
         self._given = dict(given)
+        self._to_json = [(name, _to_json(kind)) for name, kind in given.items()]
         self._key = key
         self._forms: dict[str, _Form] = {}
 
@@ -211,8 +217,8 @@ class _ForEachRow:
         form = self._forms.get(connection.dialect.name) or self._prepare(connection.dialect)
         if connection.dialect.name == "sqlite":
             return self._run_each(connection, form, rows, shared or {})
-        columns = {name: [row[name] for row in rows] for name in self._given}
-        found = fetch(connection, form.text, form.values({**columns, **(shared or {})}))
+        listed = json.dumps([{name: to_json(row[name]) for name, to_json in self._to_json} for row in rows])
+        found = fetch(connection, form.text, form.values({_ROWS: listed, **(shared or {})}))
         return {row[0] for row in found}
 
     def _run_each(
@@ -239,15 +245,10 @@ class _ForEachRow:
             columns = {name: bindparam(_GIVEN + name, type_=kind) for name, kind in self._given.items()}
             form = _Form(self._for_one(columns), dialect)
         else:
-            # Arrays of JSON would have to be nested; texts are not.
-            flat = {name: Text() if isinstance(kind, JSON) else kind for name, kind in self._given.items()}
-            arrays = [bindparam(_GIVEN + name, type_=_Listed(self._given[name], flat[name])) for name in flat]
-            table = func.unnest(*arrays).table_valued(*(column(name, kind) for name, kind in flat.items()))
-            given = table.render_derived(name="given")
-            columns = {
-                name: cast(given.c[name], kind) if isinstance(kind, JSON) else given.c[name]
-                for name, kind in self._given.items()
-            }
+            # As one text: the driver looks at each value of an array for longer than the server reads it.
+            listed = cast(bindparam(_ROWS, type_=Text()), JSON())
+            table = func.json_to_recordset(listed).table_valued(*(column(*each) for each in self._given.items()))
+            columns = dict(table.render_derived(name="given", with_types=True).c)
             form = _Form(self._for_all(columns), dialect)
         self._forms[dialect.name] = form
         return form
@@ -304,23 +305,6 @@ class PreparedInsert(_ForEachRow):
         return rows.on_conflict_do_nothing().returning(self._key)
 
 
-class _Listed(ARRAY[Any]):
-    """The values that one column has in all rows."""
-
-    cache_ok = True
-
-    def __init__(self, kind: TypeEngine[Any], flat: TypeEngine[Any]) -> None:
-        super().__init__(flat)
-        self.kind = kind
-
-    def converter(self, dialect: Dialect) -> Callable[[Any], object]:
-        """What the driver takes for the values."""
-        convert = _to_database(self.kind, dialect)
-        if convert is None:
-            return list
-        return lambda values: [convert(value) for value in values]
-
-
 class _Form:
     """A statement as one kind of database takes it: its text, and where its parameters come from."""
 
@@ -375,8 +359,6 @@ def _to_database(kind: TypeEngine[Any], dialect: Dialect) -> Convert:
         return _hex
     if isinstance(kind, JSON):
         return _json_text
-    if isinstance(kind, _Listed):
-        return kind.converter(dialect)
     convert: Convert = kind.dialect_impl(dialect).bind_processor(dialect)
     return convert
 
@@ -389,6 +371,25 @@ def _from_database(kind: TypeEngine[Any], dialect: Dialect) -> Convert:
             return json.loads
     convert: Convert = kind.dialect_impl(dialect).result_processor(dialect, None)
     return convert
+
+
+def _to_json(kind: TypeEngine[Any]) -> Callable[[Any], object]:
+    """What JSON holds for a value, and PostgreSQL reads as one of that type."""
+    if isinstance(kind, Uuid):
+        return _hex
+    return _instant_text if isinstance(kind, UtcDateTime) else _as_it_is
+
+
+@lru_cache(maxsize=1024)
+def _instant_text(value: datetime | None) -> str | None:
+    if value is not None and value.tzinfo is None:
+        message = f"{value!r} has no zone; an instant is aware"
+        raise ValueError(message)
+    return None if value is None else value.isoformat()
+
+
+def _as_it_is(value: object) -> object:
+    return value
 
 
 def _hex(value: UUID | None) -> str | None:

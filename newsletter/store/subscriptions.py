@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -329,9 +330,13 @@ def save_subscriptions(connection: Connection, changes: Sequence[tuple[Subscript
     going_on: list[Mapping[str, object]] = []
     turning: list[Mapping[str, object]] = []
     for before, record in changes:
-        was, now = before.__dict__, record.__dict__
-        turns = any(was[name] != now[name] for name in _TURNING)
-        values = {**now, "state": record.state.value, "believed": before.state.value, "expected_at": before.next_due_at}
+        turns = _turning(before) != _turning(record)
+        values = {
+            **record.__dict__,
+            "state": record.state.value,
+            "believed": before.state.value,
+            "expected_at": before.next_due_at,
+        }
         (turning if turns else going_on).append(values)
     return _GO_ON.run(connection, going_on) | _TURN.run(connection, turning)
 
@@ -559,5 +564,6 @@ def _saving(names: Sequence[str]) -> PreparedUpdate:
     )
 
 
+_turning = attrgetter(*_TURNING)
 _GO_ON = _saving(_GOING_ON)
 _TURN = _saving((*_GOING_ON, *_TURNING))
