@@ -351,23 +351,18 @@ def leave(connection: Connection, record: Subscription) -> bool:
 
 def places(connection: Connection, subscriptions: Sequence[Subscription]) -> dict[UUID, Place]:
     """Where each of the subscriptions stands in its present round."""
-    # Who has received nothing in a round has nothing to be looked up, and nothing can have passed them by.
-    received: dict[UUID, set[str]] = {item.id: set() for item in subscriptions if item.anchor is not None}
+    received: dict[UUID, set[str]] = {}
     passed: dict[UUID, set[str]] = {}
-    if received:
-        for identifier, step, was_received in _STEPS.fetch(connection, {"ids": received}):
-            if was_received:
-                received[identifier].add(step)
-            else:
-                passed.setdefault(identifier, set()).add(step)
+    for identifier, step, was_received in _STEPS.fetch(connection, {"ids": [item.id for item in subscriptions]}):
+        (received if was_received else passed).setdefault(identifier, set()).add(step)
     return {
         item.id: _place(
             {
                 "round": item.round,
                 "anchor": item.anchor,
                 "seen_revision": item.seen_revision,
-                "received": _NO_STEPS if item.anchor is None else frozenset(received[item.id]),
-                "passed": frozenset(passed[item.id]) if item.id in passed else _NO_STEPS,
+                "received": frozenset(received.get(item.id, _NO_STEPS)),
+                "passed": frozenset(passed.get(item.id, _NO_STEPS)),
             }
         )
         for item in subscriptions

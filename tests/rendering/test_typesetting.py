@@ -230,7 +230,7 @@ class TestDiscreet:
     ) -> None:
         first = facts(discreet=True)
         typesetter.letter(series, letter_step, first)
-        second = replace(first, local_date=first.local_date.replace(month=12, day=1))
+        second = first._replace(local_date=first.local_date.replace(month=12, day=1))
         assert typesetter.letter(series, letter_step, second).subject == "Your note, 1 December"
 
 

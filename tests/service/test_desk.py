@@ -69,8 +69,8 @@ def count_commits(house: House) -> list[None]:
     usual = house.app.database.write
 
     @contextmanager
-    def write() -> Iterator[Any]:
-        with usual() as connection:
+    def write(**how: Any) -> Iterator[Any]:
+        with usual(**how) as connection:
             yield connection
         commits.append(None)
 
@@ -124,7 +124,7 @@ def test_verdicts_of_one_round_move_each_reader_on(house: House, desk: Desk):
         given = [desk.exchange([], wants=True) for _ in range(2)]
         mailer = house.app.open_mailer()
         mailer.open()
-        judged = [(each.item, mailer.send(each.envelope)) for each in given if each is not None]
+        judged = [(each, mailer.send(each.envelope)) for each in given if each is not None]
         mailer.close()
         assert len(judged) == 2
         assert desk.exchange(judged, wants=True) is None
@@ -143,11 +143,11 @@ def test_a_round_that_fails_fails_for_everybody_in_it_and_records_nothing(
     with desk.attended():
         desk.has_work()
         given = [desk.exchange([], wants=True) for _ in range(4)]
-        judged = [(each.item, mailer.send(each.envelope)) for each in given if each is not None]
+        judged = [(each, mailer.send(each.envelope)) for each in given if each is not None]
         usual = house.app.database.write
 
         @contextmanager
-        def away() -> Iterator[Any]:
+        def away(**_how: Any) -> Iterator[Any]:
             message = "The database is away."
             raise DatabaseUnavailable(message)
             yield

@@ -248,11 +248,11 @@ class TestConnections:
         usual = house.app.database.write
 
         @contextmanager
-        def until_it_is_accepted() -> Iterator[Any]:
+        def until_it_is_accepted(**how: Any) -> Iterator[Any]:
             if post.ledger:
                 message = "The database is away."
                 raise DatabaseUnavailable(message)
-            with usual() as connection:
+            with usual(**how) as connection:
                 yield connection
 
         monkeypatch.setattr(house.app.database, "write", until_it_is_accepted)

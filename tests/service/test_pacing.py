@@ -16,7 +16,7 @@ from newsletter.domain.destination import RELAY
 from newsletter.domain.rates import Rate
 from newsletter.errors import NotFound
 from newsletter.mail.base import Stage, Verdict, verdict_of
-from newsletter.store import handovers, reports, tables
+from newsletter.store import handovers, prepared, reports, tables
 from tests.support.building import House
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ class TestFleet:
         asked: list[str] = []
         engine = house.app.database._engine
         event.listen(engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+        usual = prepared.fetch
+        monkeypatch.setattr(prepared, "fetch", lambda *call: asked.append(call[1]) or usual(*call))
         assert [len(claim(house).items) for _ in range(3)] == [3, 0, 0]
         learn(house, (GMAIL, YES), ("example.org", YES))
         assert len([statement for statement in asked if "destination" in statement]) == 1

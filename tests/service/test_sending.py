@@ -417,14 +417,14 @@ def away(house: House, post: SmtpServer, *, writes: int, committed: bool) -> Ite
         left = writes
 
     @contextmanager
-    def write() -> Iterator[Any]:
+    def write(**how: Any) -> Iterator[Any]:
         nonlocal left
         fails = left > 0
         left -= fails
         if fails and not committed:
             message = "The database is away."
             raise DatabaseUnavailable(message)
-        with usual() as connection:
+        with usual(**how) as connection:
             yield connection
         if fails:
             message = "The connection broke while it was committed."

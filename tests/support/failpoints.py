@@ -105,16 +105,16 @@ class Failpoint:
         self._passed: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._begins = threading.Lock()
-        self._open: set[int] = set()
+        self._open: dict[int, int] = {}
 
-    def begin(self) -> None:
-        """This thread begins a transaction."""
+    def begin(self, connection: int) -> None:
+        """This thread begins a transaction on a connection, or takes one over."""
         with self._begins:
-            self._open.add(threading.get_ident())
+            self._open[connection] = threading.get_ident()
 
-    def end(self) -> None:
-        """This thread's transaction has ended, if it had one."""
-        self._open.discard(threading.get_ident())
+    def end(self, connection: int) -> None:
+        """Its transaction has ended, if it had one."""
+        self._open.pop(connection, None)
 
     def reach(self, step: str) -> None:
         """A thread is at this step."""
@@ -136,7 +136,7 @@ class Failpoint:
     def _stop(self) -> None:
         # A process that sleeps within a transaction keeps SQLite's only lock, and nobody else can go on.
         with self._begins:
-            while self._open - {threading.get_ident()}:
+            while set(self._open.copy().values()) - {threading.get_ident()}:
                 time.sleep(0.001)
             # To this thread, which must not go on until the others have stopped, too.
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
@@ -157,35 +157,39 @@ def install(faults: Faults) -> None:
         _forget_doubts()
 
 
-class _Ledger(threading.local):
-    """Follows the transactions of each thread: what their statements have written, and when they end."""
+class _Ledger:
+    """Follows the transactions of each connection: what their statements have written, and when they end."""
 
     def __init__(self, point: Failpoint) -> None:
         self._point = point
-        self._wrote: dict[str, None] = {}
-        self._rescues = False
+        self._wrote: dict[int, dict[str, None]] = {}
+        self._thread = threading.local()
 
-    def begin(self, _connection: object) -> None:
-        self._wrote = {}
-        self._point.begin()
+    def begin(self, connection: Any) -> None:
+        self._wrote[_key(connection.connection)] = {}
+        self._point.begin(_key(connection.connection))
 
-    def note(self, _connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
-        name = "rescued" if self._rescues and _updated(statement) else written_by(statement, parameters)
+    def note(self, connection: Any, _cursor: object, statement: str, parameters: object, *_: object) -> None:
+        rescues = getattr(self._thread, "rescues", False)
+        name = "rescued" if rescues and _updated(statement) else written_by(statement, parameters)
         if name is not None:
-            self._wrote[name] = None
+            self._wrote.setdefault(_key(connection.connection), {})[name] = None
 
     def commit(self, usual: Callable[..., None], dialect: object, connection: Any) -> None:
-        wrote, self._wrote = self._wrote, {}
+        key = _key(connection)
+        wrote = self._wrote.pop(key, {})
+        # The thread that commits may be another than the one that began.
+        self._point.begin(key)
         if "claimed" in wrote and not _has_claimed(connection):
             del wrote["claimed"]
         for name in wrote:
             self._point.reach(f"{name}-before-commit")
         usual(dialect, connection)
-        self._point.end()
+        self._point.end(key)
         for name in wrote:
             self._point.reach(f"{name}-after-commit")
 
-    def note_prepared(self, usual: Callable[..., list[Any]], connection: object, text: str, given: object) -> list[Any]:
+    def note_prepared(self, usual: Callable[..., Any], connection: Any, text: str, given: object) -> Any:
         """What the driver is told past SQLAlchemy's hook."""
         self.note(connection, None, text, given, None, False)
         return usual(connection, text, given)
@@ -199,14 +203,19 @@ class _Ledger(threading.local):
 
     def roll_back(self, usual: Callable[..., None], dialect: object, connection: object) -> None:
         usual(dialect, connection)
-        self._point.end()
+        self._point.end(_key(connection))
 
     def rescue(self, usual: Callable[..., int], *arguments: object, **named: object) -> int:
-        self._rescues = True
+        self._thread.rescues = True
         try:
             return usual(*arguments, **named)
         finally:
-            self._rescues = False
+            self._thread.rescues = False
+
+
+def _key(pooled: Any) -> int:
+    """What tells one connection of the driver from another."""
+    return id(getattr(pooled, "dbapi_connection", pooled))
 
 
 def _has_claimed(connection: Any) -> bool:
