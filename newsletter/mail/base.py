@@ -40,6 +40,7 @@ class Envelope:
         smtputf8: the message needs a server that offers SMTPUTF8 (RFC 6531).
         vouched: whoever wrote the content made sure of its line ends, piece by piece; to count them in each
             letter takes longer than writing it.
+        has_dots: a line may begin with a dot; False only from whoever made sure of that in the same way.
 
     Raises:
         ValueError: an address that could end or extend the SMTP command it stands in, or content with a bare
@@ -51,6 +52,7 @@ class Envelope:
     content: bytes = field(repr=False)
     smtputf8: bool = False
     vouched: bool = field(default=False, repr=False, compare=False)
+    has_dots: bool = field(default=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _refuse_injection("sender", self.sender)

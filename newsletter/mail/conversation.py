@@ -116,8 +116,11 @@ class Conversation:
         for _ in commands:
             yield self._wire.read_reply(deadline=self._deadline())
 
-    def write_message(self, content: bytes) -> None:
+    def write_message(self, content: bytes, *, has_dots: bool = True) -> None:
         """Write a message and its terminator.
+
+        Args:
+            has_dots: a line of it may begin with a dot.
 
         From its return on the server may have the message, and no answer means doubt. Where it raises, the last
         byte of the terminator was not handed over, and the message was certainly not accepted.
@@ -128,7 +131,7 @@ class Conversation:
         """
         wire = self._wire
         try:
-            for chunk in _chunks(_on_the_wire(content)):
+            for chunk in _chunks(_on_the_wire(content, has_dots=has_dots)):
                 if wire.look() or not wire.write(chunk, deadline=self._deadline()):
                     break
             else:
@@ -198,11 +201,13 @@ def why(failure: Exception) -> str:
             return str(failure)
 
 
-def _on_the_wire(content: bytes) -> bytes:
+def _on_the_wire(content: bytes, *, has_dots: bool) -> bytes:
     """Write a message as it goes out: a dot doubled at the start of a line, the last line ended, terminated."""
-    wire = content.replace(b"\r\n.", b"\r\n..")
-    if wire.startswith(b"."):
-        wire = b"." + wire
+    wire = content
+    if has_dots:
+        wire = content.replace(b"\r\n.", b"\r\n..")
+        if wire.startswith(b"."):
+            wire = b"." + wire
     return wire + (b".\r\n" if wire.endswith(b"\r\n") else b"\r\n.\r\n")
 
 

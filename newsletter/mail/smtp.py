@@ -177,7 +177,7 @@ class SmtpMailer:
         if refusal is not None:
             return refusal
         try:
-            conversation.write_message(envelope.content)
+            conversation.write_message(envelope.content, has_dots=envelope.has_dots)
         except OutOfTurnError as error:
             # A refusal may come before the message is complete, and it is an answer.
             return self._verdict(Stage.BODY, error.code, error.text)

@@ -100,13 +100,18 @@ class Rendered:
 
 
 class Encoded(NamedTuple):
-    """The same letter with its two parts in quoted-printable; `message.compose` makes it travel."""
+    """The same letter with its two parts in quoted-printable; `message.compose` makes it travel.
+
+    Attributes:
+        has_dots: a line of a part may begin with a dot, which SMTP doubles.
+    """
 
     subject: str
     html: bytes
     text: bytes
     from_name: str
     reply_to: str | None
+    has_dots: bool = True
 
     def __repr__(self) -> str:
         """Without the letter, which tells who reads it."""

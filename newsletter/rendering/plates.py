@@ -50,11 +50,13 @@ class Pattern:
         pieces: one more than there are holes.
         encoded: the pieces in quoted-printable, each ready to stand at the beginning of a line.
         holes: names of links.
+        has_dots: a line of a piece begins with a dot. To look for that in each letter takes longer than filling it.
     """
 
     pieces: tuple[str, ...]
     encoded: tuple[bytes, ...]
     holes: tuple[str, ...]
+    has_dots: bool
 
     @classmethod
     def of(cls, text: str, links: Mapping[str, str]) -> Pattern:
@@ -73,7 +75,8 @@ class Pattern:
             if number < last and piece and not piece.endswith("\n"):
                 part = _with_room(part) + _SOFT_BREAK
             encoded.append(part)
-        return cls(pieces, tuple(encoded), tuple(names[link] for link in found.findall(text)))
+        has_dots = any(b"\n." in b"\n" + part for part in encoded)
+        return cls(pieces, tuple(encoded), tuple(names[link] for link in found.findall(text)), has_dots)
 
     def filled(self, values: Mapping[str, str]) -> str:
         """The part with `values` in its holes."""
@@ -129,12 +132,15 @@ class Plate:
         else:
             encoded = {name: _encoded_link(link) for name, link in plain.items()}
             escaped = {name: _encoded_link(link) for name, link in _escaped(links).items()}
+        # A link begins a line, and so does each of its rests where it was folded.
+        links_have = any(b"\n." in b"\n" + link for link in (*encoded.values(), *escaped.values()))
         return Encoded(
             subject=self.subject,
             html=self.html.filled_encoded(escaped),
             text=self.text.filled_encoded(encoded),
             from_name=self.from_name,
             reply_to=self.reply_to,
+            has_dots=links_have or self.html.has_dots or self.text.has_dots,
         )
 
 

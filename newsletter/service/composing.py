@@ -240,6 +240,7 @@ class Composer:
             content=content,
             smtputf8=not wire.isascii(),
             vouched=True,
+            has_dots=letter.has_dots,
         )
         return Composed(envelope, handover, gap, seen)
 

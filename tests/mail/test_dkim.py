@@ -121,7 +121,7 @@ def test_what_the_signature_says(kind: str) -> None:
 @both_kinds
 def test_the_signature_is_folded(kind: str) -> None:
     """No line of it is longer than 76 columns, and each but the first begins with a space."""
-    for headers in (HEADERS, replace(HEADERS, reply_to=None), replace(HEADERS, list_id=None, feedback_id=None)):
+    for headers in (HEADERS, HEADERS._replace(reply_to=None), HEADERS._replace(list_id=None, feedback_id=None)):
         first, *more = signature_of(SIGNERS[kind].sign(compose(encode(LETTER), headers))).split(b"\r\n")
         assert max(map(len, [first, *more])) <= 76
         assert all(re.match(rb" \S", line) for line in more)
@@ -132,7 +132,7 @@ def test_the_same_letter_has_the_same_signature(kind: str) -> None:
     """A repeat is indistinguishable from the first, whenever and by whichever process it is signed."""
     again = DkimSigner("example.org", kind, KEYS[kind])
     assert SIGNERS[kind].sign(CONTENT) == SIGNERS[kind].sign(CONTENT) == again.sign(CONTENT)
-    other = compose(encode(LETTER), replace(HEADERS, date=HEADERS.date + timedelta(seconds=1)))
+    other = compose(encode(LETTER), HEADERS._replace(date=HEADERS.date + timedelta(seconds=1)))
     assert signature_of(SIGNERS[kind].sign(other)) != signature_of(SIGNERS[kind].sign(CONTENT))
 
 
@@ -158,7 +158,7 @@ def test_the_longest_names_are_signed_with(kind: str) -> None:
 def test_the_time_of_signing_is_the_date(offset: int) -> None:
     """Whatever its offset from UTC; -0000 is UTC, too."""
     date = datetime(2024, 3, 12, 8, 0, tzinfo=timezone(timedelta(minutes=offset)))
-    signed = SIGNERS["ed25519"].sign(compose(encode(LETTER), replace(HEADERS, date=date)))
+    signed = SIGNERS["ed25519"].sign(compose(encode(LETTER), HEADERS._replace(date=date)))
     assert b" t=%d;" % date.timestamp() in signature_of(signed)
     nowhere = TOP.replace(b"+0100", b"-0000") + b"\r\nx\r\n"
     seconds = datetime(2024, 3, 12, 8, 0, tzinfo=UTC).timestamp()
@@ -201,15 +201,15 @@ def test_every_letter_that_can_be_composed_is_signed(
     kind: str, rendered: Rendered, token: int, is_letter: bool, date: datetime
 ) -> None:
     """Encoded words, folded headers, long addresses and any text: a verifier agrees."""
-    headers = replace(HEADERS, date=date, unsubscribe_url="https://letters.example.org/" + "u" * token)
+    headers = HEADERS._replace(date=date, unsubscribe_url="https://letters.example.org/" + "u" * token)
     if not is_letter:
-        headers = replace(headers, unsubscribe_url=None, unsubscribe_mailto=None, list_id=None, reply_to=None)
+        headers = headers._replace(unsubscribe_url=None, unsubscribe_mailto=None, list_id=None, reply_to=None)
     assert is_valid(SIGNERS[kind].sign(compose(encode(rendered), headers)))
 
 
 def test_a_letter_to_an_address_beyond_ascii_is_signed() -> None:
     """With SMTPUTF8 the To header is UTF-8 (RFC 6532), and is signed as it stands."""
-    content = compose(encode(LETTER), replace(HEADERS, to="grüße@example.com"), smtputf8=True)
+    content = compose(encode(LETTER), HEADERS._replace(to="grüße@example.com"), smtputf8=True)
     signed = SIGNERS["ed25519"].sign(content)
     assert is_valid(signed)
     assert not is_valid(signed.replace("grüße".encode(), "grüsse".encode()))

@@ -320,6 +320,16 @@ class TestPlates:
         content = compose_encoded(Plate.of(letter).encoded(PLACEHOLDERS._replace(pause=url)), HEADERS)
         Envelope(sender="a@example.org", recipient="b@example.org", content=content)
 
+    @given(pieces=PIECES, url=st.from_regex(r"[a-z]{0,4}\.{0,2}[A-Za-z0-9._&-]{1,160}", fullmatch=True))
+    def test_what_is_said_to_have_no_dots_needs_none_doubled(self, pieces: list[str], url: str) -> None:
+        letter = replace(LETTER, text="".join(pieces), html="".join(pieces))
+        encoded = Plate.of(letter).encoded(PLACEHOLDERS._replace(pause=url, unsubscribe=url))
+        assert encoded.has_dots or b"\n." not in compose_encoded(encoded, HEADERS)
+
+    def test_few_letters_have_dots(self) -> None:
+        assert not Plate.of(replace(LETTER, text="One. Two.\n")).encoded(PLACEHOLDERS).has_dots
+        assert Plate.of(replace(LETTER, text="One\n.two\n")).encoded(PLACEHOLDERS).has_dots
+
     @pytest.mark.parametrize("before", ["", "x", "xx"])
     @pytest.mark.parametrize("filler", ["x", "é", "=", " "])
     def test_a_line_is_full_when_a_link_comes(self, before: str, filler: str) -> None:
