@@ -11,6 +11,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from newsletter.store.database import Database
@@ -38,6 +39,17 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if is_set("CI") else "local"))
+
+# Exceptions as the program writes them: unasked, structlog draws each frame with its locals, for seconds.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.format_exc_info,
+        structlog.dev.ConsoleRenderer(colors=False),
+    ],
+    cache_logger_on_first_use=False,
+)
 
 NEEDS = {"postgres": "PostgreSQL", "browser": "the browser"}
 NOT_RUN = "not run without"

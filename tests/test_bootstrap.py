@@ -217,8 +217,9 @@ class TestLogging:
     @pytest.fixture(autouse=True)
     def usual_logging(self) -> Iterator[None]:
         """Whatever a test sets up is taken back."""
+        before = structlog.get_config()
         yield
-        structlog.reset_defaults()
+        structlog.configure(**before)
 
     def test_json_lines_go_to_standard_error(self, capsys: pytest.CaptureFixture[str]):
         """Each log line is one JSON object with an event name, a level and an instant."""
