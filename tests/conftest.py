@@ -140,9 +140,9 @@ def migrated_postgres(postgres: Server) -> str:
 @pytest.fixture
 def migrated_postgres_url(postgres: Server, migrated_postgres: str) -> Iterator[str]:
     """The URL of a PostgreSQL database with the whole schema and nothing in it."""
-    url = postgres.create_database(template=migrated_postgres)
+    url = postgres.lend_database(migrated_postgres)
     yield url
-    postgres.drop_database(url)
+    postgres.take_back(url)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
