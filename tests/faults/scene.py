@@ -49,7 +49,7 @@ def wait_for_the_moment(worker: Running, scene: Scene) -> None:
     """Wait, at random: for any moment of a start, or until conversations have come to a stage some times more."""
     chance = scene.chance
     if chance.random() < 0.2:
-        time.sleep(chance.uniform(0.1, 1.0))
+        time.sleep(chance.uniform(0.02, 0.5))
         return
     stage = chance.choice(STAGES[2:])
     times = scene.passed[stage] + chance.randint(1, 25)

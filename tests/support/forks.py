@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ _PRELOADED = (
     "alembic.command",
     "newsletter.bootstrap",
     "newsletter.cli",
+    "newsletter.cluster",
     "newsletter.scheduler",
     "newsletter.store.reports",
     "newsletter.web.server",
@@ -48,21 +50,56 @@ def run(
     Raises:
         subprocess.TimeoutExpired: it took too long, and was killed.
     """
-    _begin()
-    plain = (tuple(words), str(folder), dict(environment), tuple(map(str, outputs)))
-    process = _FORKS.Process(target=_be_the_program, args=plain, daemon=True)
-    # Whoever starts a process also asks how all the others are, and a code is told only once.
-    with _ASKING:
-        process.start()
-    wait([process.sentinel], seconds)
-    with _ASKING:
-        process.join(0)
-        code = process.exitcode
-    if code is None:
-        process.kill()
-        wait([process.sentinel])
-        raise subprocess.TimeoutExpired(list(words), seconds)
-    return code
+    fork = Fork(words, folder=folder, environment=environment, outputs=outputs)
+    try:
+        return fork.wait(seconds)
+    except subprocess.TimeoutExpired:
+        fork.kill()
+        fork.wait()
+        raise
+
+
+class Fork:
+    """`newsletter` with `words`, as a process of its own in a session of its own. It answers as a `Popen` does."""
+
+    def __init__(
+        self, words: Sequence[str], *, folder: Path, environment: Mapping[str, str], outputs: tuple[Path, Path]
+    ) -> None:
+        _begin()
+        self._words = list(words)
+        plain = (tuple(words), str(folder), dict(environment), tuple(map(str, outputs)))
+        self._process = _FORKS.Process(target=_be_the_program, args=plain, daemon=True)
+        # Whoever starts a process also asks how all the others are, and a code is told only once.
+        with _ASKING:
+            self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit code, negative where a signal ended it; None while it lives."""
+        with _ASKING:
+            return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The same, once it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it did not end in time.
+        """
+        wait([self._process.sentinel], timeout)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired(self._words, timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
 
 
 def _begin() -> None:
@@ -83,6 +120,7 @@ def _begin() -> None:
 
 
 def _be_the_program(words: tuple[str, ...], folder: str, environment: dict[str, str], outputs: tuple[str, str]) -> None:
+    os.setsid()  # Ctrl-C at the test run is not for it
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -92,7 +130,7 @@ def _be_the_program(words: tuple[str, ...], folder: str, environment: dict[str, 
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     sys.argv = ["newsletter", *words]
     from newsletter import cli
     from tests.support import failpoints

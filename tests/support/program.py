@@ -76,11 +76,30 @@ class Answer:
 
 
 class Running:
-    """A command that goes on until somebody ends it. What it says goes into files."""
+    """A command that goes on until somebody ends it. What it says goes into files.
 
-    def __init__(self, command: Sequence[str], *, folder: Path, environment: Mapping[str, str], name: str) -> None:
+    Args:
+        command: the whole command line; or, where it is `forked`, the words after `newsletter`.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        folder: Path,
+        environment: Mapping[str, str],
+        name: str,
+        forked: bool = False,
+    ) -> None:
         self._out_path = folder / f"{name}.out"
         self._err_path = folder / f"{name}.err"
+        self._process: subprocess.Popen[bytes] | forks.Fork
+        if forked:
+            outputs = (self._out_path, self._err_path)
+            for path in outputs:
+                path.touch()
+            self._process = forks.Fork(command, folder=folder, environment=environment, outputs=outputs)
+            return
         with self._out_path.open("wb") as out, self._err_path.open("wb") as err:
             self._process = subprocess.Popen(
                 command,
@@ -295,8 +314,10 @@ class Program:
             within: the command line that it is handed to, such as `ip netns exec NAME`.
             variables: of its environment, besides the settings.
         """
+        forked = not within and not self._covered
         running = Running(
-            [*within, sys.executable, "-m", _module(faults), *words],
+            words if forked else [*within, sys.executable, "-m", _module(faults), *words],
+            forked=forked,
             folder=self._home,
             environment={**self._environment(settings, faults), **(variables or {})},
             name=f"{len(self._running):03}-{words[0]}",
