@@ -2,10 +2,14 @@
 
 One process imports the program and waits; each command is a fork of it. A command that is killed, changes its
 folder or its environment does so alone, as if it had been started by a shell, in a fraction of the time.
+
+A command that is to run `anew` forgets what was imported of the program, and keeps only the libraries: it shows
+that the command imports what it needs, and its coverage is measured from the first line on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -15,8 +19,10 @@ import threading
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
+import coverage
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -40,7 +46,13 @@ _PRELOADED = (
 
 
 def run(
-    words: Sequence[str], *, folder: Path, environment: Mapping[str, str], outputs: tuple[Path, Path], seconds: float
+    words: Sequence[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    outputs: tuple[Path, Path],
+    seconds: float,
+    anew: bool = False,
 ) -> int:
     """Run `newsletter` with `words` to its end; what it says goes into `outputs`, standard output and error.
 
@@ -50,7 +62,7 @@ def run(
     Raises:
         subprocess.TimeoutExpired: it took too long, and was killed.
     """
-    fork = Fork(words, folder=folder, environment=environment, outputs=outputs)
+    fork = Fork(words, folder=folder, environment=environment, outputs=outputs, anew=anew)
     try:
         return fork.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -63,11 +75,17 @@ class Fork:
     """`newsletter` with `words`, as a process of its own in a session of its own. It answers as a `Popen` does."""
 
     def __init__(
-        self, words: Sequence[str], *, folder: Path, environment: Mapping[str, str], outputs: tuple[Path, Path]
+        self,
+        words: Sequence[str],
+        *,
+        folder: Path,
+        environment: Mapping[str, str],
+        outputs: tuple[Path, Path],
+        anew: bool = False,
     ) -> None:
         _begin()
         self._words = list(words)
-        plain = (tuple(words), str(folder), dict(environment), tuple(map(str, outputs)))
+        plain = (tuple(words), str(folder), dict(environment), tuple(map(str, outputs)), anew)
         self._process = _FORKS.Process(target=_be_the_program, args=plain, daemon=True)
         # Whoever starts a process also asks how all the others are, and a code is told only once.
         with _ASKING:
@@ -119,7 +137,9 @@ def _begin() -> None:
             os.environ.update(kept)
 
 
-def _be_the_program(words: tuple[str, ...], folder: str, environment: dict[str, str], outputs: tuple[str, str]) -> None:
+def _be_the_program(
+    words: tuple[str, ...], folder: str, environment: dict[str, str], outputs: tuple[str, str], anew: bool
+) -> None:
     os.setsid()  # Ctrl-C at the test run is not for it
     os.environ.clear()
     os.environ.update(environment)
@@ -132,9 +152,25 @@ def _be_the_program(words: tuple[str, ...], folder: str, environment: dict[str, 
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     sys.argv = ["newsletter", *words]
-    from newsletter import cli
-    from tests.support import failpoints
+    with _beginning_anew() if anew else contextlib.nullcontext():
+        from newsletter import cli
+        from tests.support import failpoints
 
-    if failpoints.are_asked_for(environment):
-        failpoints.install(failpoints.Faults.read(environment))
-    cli.main()
+        if failpoints.are_asked_for(environment):
+            failpoints.install(failpoints.Faults.read(environment))
+        cli.main()
+
+
+@contextlib.contextmanager
+def _beginning_anew() -> Iterator[None]:
+    """Forget the program, and measure its coverage where this environment asks for it."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "newsletter"]:
+        del sys.modules[name]
+    measured = coverage.process_startup()
+    try:
+        yield
+    finally:
+        # Nothing else does it: a fork does not end as an interpreter does.
+        if measured is not None:
+            measured.stop()
+            measured.save()

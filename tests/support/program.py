@@ -80,6 +80,7 @@ class Running:
 
     Args:
         command: the whole command line; or, where it is `forked`, the words after `newsletter`.
+        anew: whether a fork is to import the program itself.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Running:
         environment: Mapping[str, str],
         name: str,
         forked: bool = False,
+        anew: bool = False,
     ) -> None:
         self._out_path = folder / f"{name}.out"
         self._err_path = folder / f"{name}.err"
@@ -98,7 +100,7 @@ class Running:
             outputs = (self._out_path, self._err_path)
             for path in outputs:
                 path.touch()
-            self._process = forks.Fork(command, folder=folder, environment=environment, outputs=outputs)
+            self._process = forks.Fork(command, folder=folder, environment=environment, outputs=outputs, anew=anew)
             return
         with self._out_path.open("wb") as out, self._err_path.open("wb") as err:
             self._process = subprocess.Popen(
@@ -204,7 +206,7 @@ class Program:
 
     Args:
         folder: an empty folder; database and logs may lie in it.
-        covered: whether the coverage of its processes is measured; they take twice as long to start then.
+        covered: whether the coverage of its processes is measured; they import the program themselves then.
         settings: by name as in `Settings`, without the prefix; `from_` for FROM. None leaves one out.
     """
 
@@ -262,23 +264,13 @@ class Program:
         self, *words: str, seconds: float = START_SECONDS, faults: Faults | None = None, **settings: Any
     ) -> Finished:
         """Run a command to its end. `settings` and `faults` count for this command only."""
-        if not self._covered:
-            outputs = (self.folder / f"out-{uuid4().hex}", self.folder / f"err-{uuid4().hex}")
-            environment = self._environment(settings, faults)
-            code = forks.run(words, folder=self._home, environment=environment, outputs=outputs, seconds=seconds)
-            out, err = (path.read_text(encoding="utf-8", errors="replace") for path in outputs)
-            return Finished(code=code, out=out, err=err)
-        finished = subprocess.run(
-            [sys.executable, "-m", _module(faults), *words],
-            check=False,
-            cwd=self._home,
-            env=self._environment(settings, faults),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=seconds,
+        outputs = (self.folder / f"out-{uuid4().hex}", self.folder / f"err-{uuid4().hex}")
+        environment = self._environment(settings, faults)
+        code = forks.run(
+            words, folder=self._home, environment=environment, outputs=outputs, seconds=seconds, anew=self._covered
         )
-        out, err = (text.decode("utf-8", errors="replace") for text in (finished.stdout, finished.stderr))
-        return Finished(code=finished.returncode, out=out, err=err)
+        out, err = (path.read_text(encoding="utf-8", errors="replace") for path in outputs)
+        return Finished(code=code, out=out, err=err)
 
     def do(self, *words: str, seconds: float = START_SECONDS, **settings: Any) -> str:
         """Run a command that must succeed; what it says.
@@ -314,10 +306,11 @@ class Program:
             within: the command line that it is handed to, such as `ip netns exec NAME`.
             variables: of its environment, besides the settings.
         """
-        forked = not within and not self._covered
+        forked = not within
         running = Running(
             words if forked else [*within, sys.executable, "-m", _module(faults), *words],
             forked=forked,
+            anew=self._covered,
             folder=self._home,
             environment={**self._environment(settings, faults), **(variables or {})},
             name=f"{len(self._running):03}-{words[0]}",
