@@ -5,6 +5,7 @@ A room's own fixtures stand in `tests/<room>/conftest.py`.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -181,6 +182,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: (item.get_closest_marker("slow") is None, not {"journeys", "faults"} & {*item.path.parts})
     )
+
+
+def pytest_collection_finish() -> None:
+    """What is here before the first test stays until the end: the collector need not look at it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -10,6 +10,7 @@ that the command imports what it needs, and its coverage is measured from the fi
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -140,6 +141,7 @@ def _begin() -> None:
 def _be_the_program(
     words: tuple[str, ...], folder: str, environment: dict[str, str], outputs: tuple[str, str], anew: bool
 ) -> None:
+    gc.freeze()  # what was imported stays
     os.setsid()  # Ctrl-C at the test run is not for it
     os.environ.clear()
     os.environ.update(environment)
