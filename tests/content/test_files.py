@@ -304,7 +304,7 @@ PIECES = st.sampled_from(
 )
 ANY_BYTES = st.binary(max_size=60) | st.lists(st.one_of(PIECES, st.binary(max_size=3)), max_size=30).map(b"".join)
 QUICK = settings(
-    max_examples=150,
+    max_examples=75,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # the folder is written anew for each example

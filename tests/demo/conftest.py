@@ -12,6 +12,7 @@ from newsletter.bootstrap import App, open_app, publish_first
 from newsletter.clock import FixedClock
 from newsletter.service.subscribing import SignUp
 from newsletter.settings import Settings
+from tests.support import once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,13 @@ Hello,
 
 This is all.
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _done_once() -> Iterator[None]:
+    """Templates and letters that are the same are compiled and checked once."""
+    with once.templates_compiled_once(), once.letters_checked_once():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -289,7 +289,7 @@ class TestARefusal:
 
 
 class TestAnyTextAtAll:
-    @settings(max_examples=1500)
+    @settings(max_examples=600)
     @given(any_text)
     def test_becomes_an_address_that_is_safe_on_the_wire_or_is_refused(self, text: str):
         """Nothing but an AddressError ever comes out."""
@@ -309,7 +309,7 @@ class TestAnyTextAtAll:
             assert unicodedata.is_normalized("NFC", form)
         assert address.text.startswith(f"{local}@")
 
-    @settings(max_examples=800)
+    @settings(max_examples=400)
     @given(any_text)
     @example("ΰ@example.org")
     @example("\u1fb3\u0301@example.org")

@@ -13,9 +13,10 @@ from newsletter.rendering.facts import NoticeFacts, Rendered
 from newsletter.rendering.typesetting import HTML_LIMIT_BYTES
 from tests.rendering.conftest import TOKEN
 from tests.rendering.reading import Page, contrast
+from tests.support import once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from playwright.sync_api import Browser
 
@@ -28,6 +29,13 @@ LETTERS = KINDS[:4]
 FORBIDDEN = r"flex|grid|float|position|var\(|calc\(|background-image|url\(|@import|@font-face|expression"
 SCALE = {"15px", "17px", "21px", "28px"}
 NOTICE = NoticeFacts(action_url=f"https://letters.example.org/confirm/{TOKEN}", expires_text="until 19 March, 08:00")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once() -> Iterator[None]:
+    """Templates that are the same are compiled once: what they make of the facts is tested here."""
+    with once.templates_compiled_once():
+        yield
 
 
 class Email(NamedTuple):

@@ -21,9 +21,10 @@ from newsletter.rendering.plates import Plate
 from newsletter.rendering.typesetting import Typesetter
 from tests.rendering.conftest import LETTER_BODY, SHIPPED_TEMPLATES
 from tests.rendering.reading import Page
+from tests.support import once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from newsletter.domain.sequence import Revision, Sequence, Step
     from newsletter.rendering.facts import LetterFacts, Rendered, Site
@@ -32,6 +33,13 @@ LINKS = st.from_regex(
     r"https://letters\.example\.org/[a-z]{4,9}/[A-Za-z0-9_-]{20,120}([?&=#][a-z']{0,9}){0,2}", fullmatch=True
 )
 TELLING = ("trust", "habit", "guard", "harmful", "The Steady Page")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once() -> Iterator[None]:
+    """Templates that are the same are compiled once: what they make of the facts is tested here."""
+    with once.templates_compiled_once():
+        yield
 
 
 class TestALetterOfASeries:

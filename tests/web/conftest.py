@@ -13,6 +13,7 @@ from newsletter.bootstrap import App, open_app, publish_first
 from newsletter.clock import FixedClock
 from newsletter.settings import Settings
 from newsletter.web.app import create_app
+from tests.support import once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     app = open_site(folder, FixedClock(NOW))
     app.database.upgrade()
-    publish_first(app)
+    with once.letters_checked_once(), once.templates_compiled_once():
+        publish_first(app)
     app.close()
     return folder / "newsletter.db"
 
