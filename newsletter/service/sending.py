@@ -1,6 +1,6 @@
 """Lanes: each is one connection to the mail server, and takes one email after the other from a desk.
 
-The lanes of a crew are fibres of one thread; the desk's rounds run in another.
+The lanes of a crew are fibres of one thread. So are the desk's rounds, but for what waits: the disk, or a server.
 """
 
 from __future__ import annotations

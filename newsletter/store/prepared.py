@@ -3,7 +3,7 @@
 SQLAlchemy looks at the type of every parameter and of every column each time that a statement runs. For a row of
 thirty columns that takes longer than the database does, so what runs for every group of letters is compiled once
 for each kind of database, together with the converters of its values. It still runs on SQLAlchemy's connection:
-transactions, pooling and errors are the same.
+transactions, pooling and errors are the same. Only hooks on SQLAlchemy's statements do not see what runs here.
 """
 
 from __future__ import annotations
