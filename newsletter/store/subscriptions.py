@@ -165,7 +165,7 @@ def with_readers(
     """The subscriptions of those ids, each with its subscriber.
 
     Args:
-        lock: keep the subscribers' rows until the transaction ends; locked in one order everywhere.
+        lock: keep both rows until the transaction ends; the subscribers' are locked in one order everywhere.
     """
     statement = _LOCKED_TOGETHER if lock else _TOGETHER
     return {pair[1].id: pair for pair in statement.fetch(connection, {"ids": identifiers})}
@@ -511,7 +511,8 @@ _PAIRS = (
     .where(among(subscription.c.id, "ids"))
 )
 _TOGETHER = Prepared(_PAIRS, _to_pair, keep=_KEPT)
-_LOCKED_TOGETHER = Prepared(_PAIRS.order_by(subscriber.c.id).with_for_update(of=subscriber), _to_pair, like=_TOGETHER)
+# Both rows: PostgreSQL looks again, after it has waited, only at what is locked.
+_LOCKED_TOGETHER = Prepared(_PAIRS.order_by(subscriber.c.id).with_for_update(), _to_pair, like=_TOGETHER)
 _SUBSCRIPTIONS = Prepared(select(subscription).where(among(subscription.c.id, "ids")), _to_subscription, keep=_KEPT)
 _STEPS = Prepared(
     select(subscription.c.id, delivery.c.step, literal_column("1"))

@@ -88,6 +88,26 @@ class TestSubscribers:
         assert second_has_it.wait(10)
         thread.join()
 
+    def test_who_waited_for_a_reader_sees_what_became_of_their_subscription(self, store: Store):
+        """Somebody pauses while a letter is being recorded: what is read under the lock is not from before it."""
+        record = store.subscription(due=NOW)
+        found: list[Subscription] = []
+
+        def lock_too() -> None:
+            with store.write() as connection:
+                found.append(subscriptions.with_readers(connection, [record.id], lock=True)[record.id][1])
+
+        with store.write() as connection:
+            subscriptions.get_subscriber(connection, record.subscriber_id, lock=True)
+            thread = Thread(target=lock_too)
+            thread.start()
+            thread.join(0.2)
+            assert not found
+            paused = replace(record, state=State.PAUSED)
+            assert subscriptions.save_subscription(connection, record, paused)
+        thread.join(10)
+        assert found == [paused]
+
 
 class TestSubscriptions:
     """One subscriber's place in one sequence."""
