@@ -498,12 +498,11 @@ _SUBSCRIPTION_COLUMNS = tuple(column.name for column in subscription.columns)
 
 # What runs for each group of letters.
 
-_KEPT = 4096
-_SUBSCRIBERS = Prepared(select(subscriber).where(among(subscriber.c.id, "ids")), _to_subscriber, keep=_KEPT)
+_KEPT = 2048
+_SUBSCRIBERS = Prepared(select(subscriber).where(among(subscriber.c.id, "ids")), _to_subscriber)
 _LOCKED_SUBSCRIBERS = Prepared(
     select(subscriber).where(among(subscriber.c.id, "ids")).order_by(subscriber.c.id).with_for_update(),
     _to_subscriber,
-    like=_SUBSCRIBERS,
 )
 _PAIRS = (
     select(*subscriber.columns, *subscription.columns)
@@ -513,7 +512,7 @@ _PAIRS = (
 _TOGETHER = Prepared(_PAIRS, _to_pair, keep=_KEPT)
 # Both rows: PostgreSQL looks again, after it has waited, only at what is locked.
 _LOCKED_TOGETHER = Prepared(_PAIRS.order_by(subscriber.c.id).with_for_update(), _to_pair, like=_TOGETHER)
-_SUBSCRIPTIONS = Prepared(select(subscription).where(among(subscription.c.id, "ids")), _to_subscription, keep=_KEPT)
+_SUBSCRIPTIONS = Prepared(select(subscription).where(among(subscription.c.id, "ids")), _to_subscription)
 _STEPS = Prepared(
     select(subscription.c.id, delivery.c.step, literal_column("1"))
     .join(delivery, and_(delivery.c.subscription_id == subscription.c.id, delivery.c.round == subscription.c.round))
