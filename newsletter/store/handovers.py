@@ -389,10 +389,12 @@ def _claiming(which: ColumnElement[bool]) -> Prepared[Delivery]:
         .order_by(delivery.c.next_try_at, delivery.c.id)
         .limit(bindparam("b_limit", type_=Integer()))
         .with_for_update(skip_locked=True)
+        # Looked for once, whatever PostgreSQL plans: as a plain subquery it ran for each row, each time with others.
+        .cte("candidates")
     )
     return Prepared(
         update(delivery)
-        .where(delivery.c.id.in_(candidates.scalar_subquery()), LEAVING, _lives(_OWNER), ~sending_is_stopped())
+        .where(delivery.c.id.in_(select(candidates.c.id)), LEAVING, _lives(_OWNER), ~sending_is_stopped())
         .values(state=State.CLAIMED, owner=_OWNER, epoch=delivery.c.epoch + 1)
         .returning(*COLUMNS),
         to_delivery,

@@ -8,6 +8,7 @@ from threading import Barrier, Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import text
 
 from newsletter.domain.delivery import TRANSITIONS, Kind, State
 from newsletter.domain.subscription import State as SubscriptionState
@@ -180,6 +181,18 @@ class TestClaiming:
         if lease is not None:
             store.worker(lease=lease)
         assert store.claim() == []
+
+    def test_no_more_is_claimed_than_was_asked_for(self, store: Store):
+        """Whatever plan PostgreSQL thinks best: with an empty table's statistics it looked for candidates row by row."""
+        store.worker("w")
+        reader = store.subscriber()
+        for at in range(6):
+            store.letter(store.subscription(reader, f"sequence-{at}"))
+        with store.write() as connection:
+            if connection.dialect.name == "postgresql":
+                for plan in ("hashjoin", "mergejoin", "hashagg", "sort", "material"):
+                    connection.execute(text(f"SET LOCAL enable_{plan} = off"))
+            assert len(handovers.claim_due(connection, owner="w", letters=True, now=NOW, limit=1)) == 1
 
     def test_many_workers_never_claim_the_same_row(self, store: Store):
         """Eight workers that claim at once share the rows out: each is claimed exactly once."""

@@ -273,7 +273,7 @@ def _inserted(table: str, values: set[str]) -> str | None:
 
 def _updated(statement: str) -> set[str]:
     """The columns of the ledger that a statement sets."""
-    changed = re.match(r"UPDATE delivery SET (.*?) (?:FROM|WHERE) ", " ".join(statement.split()))
+    changed = re.search(r"\bUPDATE delivery SET (.*?) (?:FROM|WHERE) ", " ".join(statement.split()))
     return set(re.findall(r"(\w+) ?=", changed[1])) if changed else set()
 
 
