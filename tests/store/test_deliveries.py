@@ -183,7 +183,7 @@ class TestClaiming:
         assert store.claim() == []
 
     def test_no_more_is_claimed_than_was_asked_for(self, store: Store):
-        """Whatever plan PostgreSQL thinks best: with an empty table's statistics it looked for candidates row by row."""
+        """Whatever plan PostgreSQL thinks best: it looked for candidates row by row once."""
         store.worker("w")
         reader = store.subscriber()
         for at in range(6):
