@@ -6,6 +6,7 @@ every command looks at the version.
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +62,8 @@ def alembic_config(connection: Connection | None = None) -> Config:
     """What Alembic has to know: where the migrations lie, and the connection that `env.py` runs them on."""
     from alembic.config import Config as AlembicConfig  # noqa: PLC0415  (see above)
 
-    config = AlembicConfig()
+    # By itself it would write for ever to what was standard output when it was imported.
+    config = AlembicConfig(stdout=sys.stdout)
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
     return config
