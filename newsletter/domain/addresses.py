@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import cached_property
 
 from email_validator import EmailNotValidError, validate_email
 
@@ -88,7 +89,7 @@ class Address:
             message = f"We cannot write to this address. {_LIKE_THIS}"
             raise AddressError(message)
 
-    @property
+    @cached_property
     def wire(self) -> str:
         """The address for the envelope: the local part as it is, the domain in ASCII."""
         return f"{self.text.rpartition('@')[0]}@{self.domain_ascii}"

@@ -119,11 +119,12 @@ class Conversation:
     def write_message(self, content: bytes, *, has_dots: bool = True) -> None:
         """Write a message and its terminator.
 
-        Args:
-            has_dots: a line of it may begin with a dot.
-
         From its return on the server may have the message, and no answer means doubt. Where it raises, the last
         byte of the terminator was not handed over, and the message was certainly not accepted.
+
+        Args:
+            content: with CRLF line ends.
+            has_dots: a line of it may begin with a dot.
 
         Raises:
             OutOfTurnError: the server answered before the message was complete.

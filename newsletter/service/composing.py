@@ -230,15 +230,14 @@ class Composer:
         gap: timedelta, seen: tuple[Subscription, progress.Place] | None = None,
     ) -> Composed:  # fmt: skip
         address = stored_address(reader.address, key=reader.address_key)
-        wire = address.wire
         content = self._write(letter, address, handover, unsubscribe=unsubscribe, kind=kind)
         for dkim in self._dkim:
             content = dkim.sign(content)
         envelope = Envelope(
             sender=self._site.from_address,
-            recipient=wire,
+            recipient=address.wire,
             content=content,
-            smtputf8=not wire.isascii(),
+            smtputf8=address.needs_smtputf8,
             vouched=True,
             has_dots=letter.has_dots,
         )
@@ -248,12 +247,11 @@ class Composer:
         self, letter: Encoded, address: Address, handover: Handover, *, unsubscribe: str | None, kind: Kind
     ) -> bytes:
         is_letter = kind is _LETTER
-        wire = address.wire
-        smtputf8 = not wire.isascii()
+        smtputf8 = address.needs_smtputf8
         headers = MessageHeaders(
             from_name=letter.from_name,
             from_address=self._site.from_address,
-            to=address.text if smtputf8 else wire,
+            to=address.text if smtputf8 else address.wire,
             reply_to=letter.reply_to or self._site.reply_to,
             date=handover.message_date,
             message_id=handover.message_id,
