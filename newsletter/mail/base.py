@@ -101,15 +101,27 @@ class Verdict:
 class Mailer(Protocol):
     """One connection to wherever mail goes, used by one thread at a time."""
 
-    def open(self) -> None:
+    def open(self, letter: Envelope | None = None) -> None:
         """Make sure that a conversation is ready; cheap when one is.
+
+        Args:
+            letter: is sent next, where that is known; a conversation that waits for another one begins anew.
 
         Raises:
             RelayUnavailable: none could begin. Nothing was handed over.
         """
 
-    def send(self, envelope: Envelope) -> Verdict:
-        """Hand one letter over. Never raises for what a server says or does."""
+    def send(self, letter: Envelope, *, then: Envelope | None = None) -> Verdict:
+        """Hand one letter over. Never raises for what a server says or does.
+
+        Args:
+            then: is sent next, as far as anybody knows. Its sender and recipient may be told the server, and
+                nothing of its content.
+        """
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it makes use of knowing what is sent next."""
 
     def close(self) -> None:
         """End the conversation, politely if that is quick. May be called twice; `open` begins anew."""

@@ -1,9 +1,9 @@
 """One SMTP connection: its handshake by the standard library, its transactions pipelined and our own.
 
 `smtplib` waits for the reply to each command and raises one exception for 550 and 451, so a transaction is
-none of its business: MAIL, RCPT and DATA go out in one write where the server offers PIPELINING, and a message
-together with its terminator.
-Source: RFC 5321; RFC 2920 (PIPELINING).
+none of its business: where the server offers PIPELINING, MAIL, RCPT and DATA go out in one write, and those of the
+next letter together with a message and its terminator.
+Source: RFC 5321; RFC 2920 (PIPELINING), section 3.1 on what may be grouped.
 """
 
 from __future__ import annotations
@@ -112,12 +112,20 @@ class Conversation:
             for command in commands:
                 yield self.ask(command)
             return
-        self._wire.say("".join([f"{command}\r\n" for command in commands]).encode(), deadline=self._deadline())
+        self._wire.say(_lines(commands), deadline=self._deadline())
+        yield from self.hear(commands)
+
+    def hear(self, commands: Sequence[str]) -> Iterator[tuple[int, str]]:
+        """Read the replies to commands that were sent already.
+
+        Raises:
+            OSError, ConversationError: no usable reply came to the command whose reply is due.
+        """
         for _ in commands:
             yield self._wire.read_reply(deadline=self._deadline())
 
-    def write_message(self, content: bytes, *, has_dots: bool = True) -> None:
-        """Write a message and its terminator.
+    def write_message(self, content: bytes, *, has_dots: bool = True, then: Sequence[str] = ()) -> bool:
+        """Write a message and its terminator, and the commands that follow it.
 
         From its return on the server may have the message, and no answer means doubt. Where it raises, the last
         byte of the terminator was not handed over, and the message was certainly not accepted.
@@ -125,18 +133,27 @@ class Conversation:
         Args:
             content: with CRLF line ends.
             has_dots: a line of it may begin with a dot.
+            then: commands of the next letter, for a server that pipelines; `hear` reads their replies once the
+                answer to this message was read.
+
+        Returns:
+            Whether the commands have left, too.
 
         Raises:
             OutOfTurnError: the server answered before the message was complete.
             OSError, ConversationError: the connection failed.
         """
-        wire = self._wire
+        wire, following = self._wire, _lines(then)
+        *others, last = _chunks(_on_the_wire(content, has_dots=has_dots))
         try:
-            for chunk in _chunks(_on_the_wire(content, has_dots=has_dots)):
+            for chunk in others:
                 if wire.look() or not wire.write(chunk, deadline=self._deadline()):
                     break
             else:
-                return
+                if not wire.look():
+                    is_complete, followed = wire.write_both(last, following, deadline=self._deadline())
+                    if is_complete:
+                        return followed
         except OSError:
             # A server that refuses early may stop reading or hang up; its words may be here all the same.
             if not wire.look():
@@ -158,6 +175,14 @@ class Conversation:
             OSError, ConversationError: it hung up.
         """
         return self._wire.look()
+
+    def is_alive(self) -> bool:
+        """Whether the server is, as far as can be seen, still there; it may have spoken."""
+        try:
+            self._wire.look()
+        except FAILURES:
+            return False
+        return True
 
     def is_quiet(self) -> bool:
         """Whether the server is, as far as can be seen, there and listening."""
@@ -212,10 +237,11 @@ def _on_the_wire(content: bytes, *, has_dots: bool) -> bytes:
     return wire + (b".\r\n" if wire.endswith(b"\r\n") else b"\r\n.\r\n")
 
 
-def _chunks(wire: bytes) -> Iterator[bytes | memoryview]:
+def _chunks(wire: bytes) -> list[bytes]:
     if len(wire) <= _CHUNK_BYTES:
-        yield wire
-        return
-    view = memoryview(wire)
-    for start in range(0, len(view), _CHUNK_BYTES):
-        yield view[start : start + _CHUNK_BYTES]
+        return [wire]
+    return [wire[start : start + _CHUNK_BYTES] for start in range(0, len(wire), _CHUNK_BYTES)]
+
+
+def _lines(commands: Sequence[str]) -> bytes:
+    return "".join([f"{command}\r\n" for command in commands]).encode()

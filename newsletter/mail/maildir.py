@@ -34,12 +34,15 @@ class MaildirMailer:
         # A slash or a colon means something else in a Maildir name.
         self._machine = socket.gethostname().replace("/", "\\057").replace(":", "\\072") or "localhost"
 
-    def open(self) -> None:
+    looks_ahead = False
+
+    def open(self, letter: Envelope | None = None) -> None:
         """Make the folders, readable by nobody else, and see that they can be written.
 
         Raises:
             RelayUnavailable: they cannot.
         """
+        del letter  # one is as good as another
         try:
             for name in ("tmp", "new", "cur"):
                 self._folder(name).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -50,11 +53,12 @@ class MaildirMailer:
                 why = "not writable"
                 raise self._unavailable(why)
 
-    def send(self, envelope: Envelope) -> Verdict:
+    def send(self, letter: Envelope, *, then: Envelope | None = None) -> Verdict:
         """Write the letter, make sure that it survives a power cut, then let it appear at once and whole."""
+        del then
         written = self._folder("tmp") / uuid4().hex
         try:
-            name = self._write(written, envelope.content)
+            name = self._write(written, letter.content)
             written.rename(self._folder("new") / name)
         except OSError as error:
             with contextlib.suppress(OSError):

@@ -7,7 +7,7 @@ import re
 import ssl
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from newsletter.domain.delivery import Outcome
 from newsletter.errors import RelayUnavailable, SettingsError
@@ -17,12 +17,21 @@ from newsletter.mail.conversation import SHUTTING_DOWN, Conversation, is_positiv
 from newsletter.mail.wire import FAILURES, ConversationError, OutOfTurnError, Timeouts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from newsletter.mail.base import Envelope, MailRoute
 
 STANDARD_TIMEOUTS = Timeouts()
 
 _LEADS_ON = {Stage.MAIL: DONE, Stage.RCPT: DONE, Stage.DATA: GO_ON}
 """The first digit of the reply that leads to the next stage, in the order of the stages."""
+
+
+class _Announced(NamedTuple):
+    """A letter whose commands have left behind the one before it; their replies are still to be read."""
+
+    letter: Envelope
+    commands: Sequence[str]
 
 
 class SmtpMailer:
@@ -64,39 +73,54 @@ class SmtpMailer:
         self._waiting = waiting
         self._context = _context_for(route) if route.tls == "required" else None
         self._conversation: Conversation | None = None
-        self._letters = 0
+        self._announced: _Announced | None = None
+        self._letters = 0  # begun in this conversation
         self._unfinished = False  # the server still holds an envelope that came to nothing
         self._used_at = 0.0
 
-    def open(self) -> None:
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it makes use of knowing what is sent next."""
+        return self._conversation is not None and self._conversation.pipelines
+
+    def open(self, letter: Envelope | None = None) -> None:
         """Make sure that a conversation is ready: clear, check, renew or begin it. Call before each letter.
+
+        Args:
+            letter: is sent next, where that is known; a conversation that waits for another one begins anew.
 
         Raises:
             RelayUnavailable: none could begin. Nothing was handed over.
         """
-        if self._conversation is not None and not self._is_ready(self._conversation):
+        if self._conversation is not None and not self._is_ready(self._conversation, letter):
             self.close()
         if self._conversation is None:
             self._begin()
 
-    def send(self, envelope: Envelope) -> Verdict:
+    def send(self, letter: Envelope, *, then: Envelope | None = None) -> Verdict:
         """Hand one letter over. Never raises for what a server says or does, and never connects by itself.
 
         After anything that leaves doubt about what the server will say next, the connection is gone.
+
+        Args:
+            then: is sent next, as far as anybody knows: where the server pipelines, it is told of its sender and
+                recipient together with the letter.
         """
         conversation = self._conversation
         if conversation is None:
             return self._verdict(Stage.OPEN, None, "No conversation is open.")
-        if self._unfinished and not self._clear(conversation):
-            self._drop()
-            return self._verdict(Stage.MAIL, None, "The mail server did not forget the letter before this one.")
-        misfit = self._misfit(conversation, envelope)
-        if misfit is not None:
-            return misfit
+        announced, self._announced = self._announced, None
+        obstacle = self._obstacle(conversation, letter, announced)
+        if obstacle is not None:
+            return obstacle
         conversation.not_after = time.monotonic() + self._before_dot_seconds
-        self._letters += 1
         self._unfinished = True
-        verdict = self._hand_over(conversation, envelope)
+        if announced is None:
+            self._letters += 1
+            replies = conversation.ask_in_turn(_commands(conversation, letter))
+        else:
+            replies = conversation.hear(announced.commands)
+        verdict = self._announce(conversation, replies) or self._hand_over(conversation, letter, then)
         conversation.not_after = math.inf
         self._used_at = time.monotonic()
         if verdict.outcome is Outcome.ACCEPTED:
@@ -107,7 +131,8 @@ class SmtpMailer:
 
     def close(self) -> None:
         """Say QUIT and hang up. May be called twice; `open` begins anew."""
-        if self._conversation is not None:
+        # Who waits for a letter would take a command for its first line.
+        if self._conversation is not None and self._announced is None:
             self._conversation.say_goodbye()
         self._drop()
 
@@ -115,9 +140,13 @@ class SmtpMailer:
         if self._conversation is not None:
             self._conversation.hang_up()
         self._conversation = None
+        self._announced = None
         self._unfinished = False
 
-    def _is_ready(self, conversation: Conversation) -> bool:
+    def _is_ready(self, conversation: Conversation, letter: Envelope | None) -> bool:
+        if self._announced is not None:
+            fits = letter is None or _commands(conversation, letter) == self._announced.commands
+            return fits and conversation.is_alive()
         if self._letters >= self._letters_per_connection or not conversation.is_quiet():
             return False
         if self._unfinished:
@@ -157,6 +186,18 @@ class SmtpMailer:
             self._route, context=self._context, hello=self._hello, timeouts=self._timeouts, waiting=self._waiting
         )
 
+    def _obstacle(self, conversation: Conversation, letter: Envelope, announced: _Announced | None) -> Verdict | None:
+        """What keeps a letter from being sent in this conversation, as it stands."""
+        if announced is not None:
+            if letter is announced.letter or _commands(conversation, letter) == announced.commands:
+                return None
+            self._drop()
+            return self._verdict(Stage.OPEN, None, "The mail server waits for another letter.")
+        if self._unfinished and not self._clear(conversation):
+            self._drop()
+            return self._verdict(Stage.MAIL, None, "The mail server did not forget the letter before this one.")
+        return self._misfit(conversation, letter)
+
     def _misfit(self, conversation: Conversation, envelope: Envelope) -> Verdict | None:
         """Judge, without asking again, by what the server offered in EHLO."""
         outcome = Outcome.REFUSED
@@ -172,12 +213,11 @@ class SmtpMailer:
             return None
         return Verdict(outcome=outcome, stage=Stage.MAIL, reply_code=None, reply_text=text, host=self._route.host)
 
-    def _hand_over(self, conversation: Conversation, envelope: Envelope) -> Verdict:
-        refusal = self._announce(conversation, envelope)
-        if refusal is not None:
-            return refusal
+    def _hand_over(self, conversation: Conversation, letter: Envelope, then: Envelope | None) -> Verdict:
+        """Write a letter that the server waits for, and hear what became of it."""
+        next_commands = self._commands_ahead(conversation, then)
         try:
-            conversation.write_message(envelope.content, has_dots=envelope.has_dots)
+            followed = conversation.write_message(letter.content, has_dots=letter.has_dots, then=next_commands)
         except OutOfTurnError as error:
             # A refusal may come before the message is complete, and it is an answer.
             return self._verdict(Stage.BODY, error.code, error.text)
@@ -187,13 +227,27 @@ class SmtpMailer:
             code, text = conversation.read_answer()
         except FAILURES as failure:
             return self._verdict(Stage.DOT, None, _words_of(failure))
+        if then is not None and next_commands:
+            self._letters += 1
+            self._announced = _Announced(then, next_commands)
+            if not followed:
+                self._drop()
         return self._verdict(Stage.DOT, code, text)
 
-    def _announce(self, conversation: Conversation, envelope: Envelope) -> Verdict | None:
-        """Say MAIL, RCPT and DATA: None where the server waits for the message, else what the first no means."""
+    def _commands_ahead(self, conversation: Conversation, letter: Envelope | None) -> Sequence[str]:
+        """The commands of the next letter, where they may leave together with this one."""
+        if letter is None or not conversation.pipelines or self._letters >= self._letters_per_connection:
+            return ()
+        return () if self._misfit(conversation, letter) else _commands(conversation, letter)
+
+    def _announce(self, conversation: Conversation, replies: Iterator[tuple[int, str]]) -> Verdict | None:
+        """Hear what is said to MAIL, RCPT and DATA.
+
+        Returns:
+            None where the server waits for the message, else what the first no means.
+        """
         refusal: Verdict | None = None
         code = 0
-        replies = conversation.ask_in_turn(_commands(conversation, envelope))
         for stage, leads_on in _LEADS_ON.items():
             try:
                 code, text = next(replies)

@@ -172,6 +172,31 @@ class Wire:
                 return True
             rest = memoryview(rest)[sent:]
 
+    def write_both(self, data: bytes, then: bytes, *, deadline: float) -> tuple[bool, bool]:
+        """Hand `data` to the kernel as `write` does, and `then` behind it: together, where that can be accounted for.
+
+        Returns:
+            Whether the last byte of each was handed over. That of `then` may be missing for any reason.
+
+        Raises:
+            OSError, ConversationError: the last byte of `data` was not handed over.
+        """
+        if not then:
+            return self.write(data, deadline=deadline), True
+        sent = 0
+        if not self._buffers:
+            # Not over TLS: where sending failed, nobody could say which of them is in a record that has left.
+            _seconds_until(deadline)
+            with contextlib.suppress(BlockingIOError):
+                sent = self._connected.sendmsg((data, then))
+        if sent < len(data) and not self.write(memoryview(data)[sent:], deadline=deadline):
+            return False, False
+        rest = then[max(0, sent - len(data)) :]
+        try:
+            return True, not rest or self.write(rest, deadline=deadline)
+        except FAILURES:
+            return True, False
+
     def read_reply(self, *, deadline: float) -> tuple[int, str]:
         """Read one reply: code, and text with the lines of a longer one kept apart.
 

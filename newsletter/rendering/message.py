@@ -39,6 +39,7 @@ _MAILTO = re.compile(r"mailto:[!#-;=?-~]+")
 _OPAQUE = re.compile(r"[A-Za-z0-9._:@-]+")
 _ATOMS = re.compile(r"[A-Za-z0-9]+( [A-Za-z0-9]+)*")
 _LONG_SPACE = re.compile(rb"^(.{74,75})(=20|=09)$", re.MULTILINE)
+_FIRST_DOT = re.compile(rb"^\.(.*)$", re.MULTILINE)
 _SPACE = 0x20
 _SAFE_IN_WORD = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")
 
@@ -133,8 +134,17 @@ def quoted_printable(text: str) -> bytes:
         raise RenderError(message) from error
     # b2a_qp forgets the limit when it encodes a space at the end of a line: up to 78 characters come out.
     encoded = _LONG_SPACE.sub(rb"\1=\n\2", encoded)
+    # A dot at the beginning of a line means something to SMTP. Encoded it has to be doubled by nobody on the way
+    # (RFC 2049, section 3), and what is sent is what was signed.
+    while encoded.startswith(b".") or b"\n." in encoded:
+        encoded = _FIRST_DOT.sub(_without_first_dot, encoded)
     # Only now: b2a_qp takes its own line ends from the text's first one, and a text of one line has none.
     return encoded.replace(b"\n", b"\r\n")
+
+
+def _without_first_dot(line: re.Match[bytes]) -> bytes:
+    rest = line[1]
+    return b"=2E" + (b"=\n" if len(rest) > LINE_LENGTH - len("=2E") else b"") + rest
 
 
 @lru_cache(maxsize=256)

@@ -20,7 +20,7 @@ from newsletter.clock import Clock
 from newsletter.errors import RelayUnavailable
 from newsletter.fibres import BLOCKING, Signal, Waiting
 from newsletter.mail.base import Stage, verdict_of
-from newsletter.service.office import Handed, Judged, Office
+from newsletter.service.office import Handed, Judged, Office, Seat
 from newsletter.service.rounds import Rounds
 from newsletter.service.stock import Stock
 from newsletter.store import handovers
@@ -37,11 +37,11 @@ BYTES_WITHIN = timedelta(seconds=2)
 class _Visit:
     """A lane at the desk. `served` is set when it is done, or when it is its turn to be the clerk."""
 
+    seat: Seat
     judged: list[Judged]
     wants: bool
     served: Signal
     is_done: bool = False
-    handed: Handed | None = None
     error: BaseException | None = None
 
 
@@ -70,12 +70,12 @@ class Desk:
         self._clock = clock
         self._stop = stop
         self._waiting = waiting
-        self._stock = Stock(office, worker=worker, letters=letters, clock=clock, stop=stop)
+        self._seats: set[Seat] = set()
+        self._stock = Stock(office, worker=worker, letters=letters, clock=clock, stop=stop, kept=self._kept)
         self._rounds = Rounds(office, self._stock, letters=letters, clock=clock, stop=stop, waiting=waiting)
         self._mutex = Lock()
         self._queue: list[_Visit] = []
         self._has_clerk = False
-        self._attending = 0
 
     @property
     def stock(self) -> int:
@@ -87,18 +87,25 @@ class Desk:
         """Whether it is the pace that says there is no more for now, and will say something else within a second."""
         return self._stock.more_comes_soon
 
-    @contextmanager
-    def attended(self) -> Iterator[None]:
-        """While a lane is at work; what is left when the last one goes is given back, so that nothing waits."""
+    def _kept(self) -> list[Delivery]:
         with self._mutex:
-            self._attending += 1
+            return [seat.ready.item for seat in self._seats if seat.ready is not None]
+
+    @contextmanager
+    def attended(self) -> Iterator[Seat]:
+        """While a lane is at work; what is left when the last one goes is given back, so that nothing waits."""
+        seat = Seat()
+        with self._mutex:
+            self._seats.add(seat)
         try:
             self._release(is_complete=False)
-            yield
+            yield seat
         finally:
             with self._mutex:
-                self._attending -= 1
-                is_last = self._attending == 0
+                self._seats.remove(seat)
+                is_last = not self._seats
+            if seat.ready is not None:
+                self._stock.return_untouched([seat.ready.item])
             if is_last:
                 self._stock.clear()
             self._release(is_complete=is_last)
@@ -119,8 +126,10 @@ class Desk:
         if verdict.slow_down:
             self._at_the_database(lambda: self._rounds.learn([("", verdict)]))
 
-    def exchange(self, judged: Sequence[Judged], *, wants: bool) -> Handed | None:
+    def exchange(self, seat: Seat, judged: Sequence[Judged], *, wants: bool) -> Handed | None:
         """Have verdicts recorded and, where `wants`, get the next email: one whose handover is committed.
+
+        Where the seat looks ahead, it is told what comes after that one, too.
 
         Returns:
             None where nothing is due, or where none is wanted.
@@ -128,7 +137,8 @@ class Desk:
         Raises:
             DatabaseUnavailable: nothing was recorded; come again with the same verdicts.
         """
-        visit = _Visit(judged=list(judged), wants=wants, served=self._waiting.signal())
+        visit = _Visit(seat, list(judged), wants, self._waiting.signal())
+        seat.handed = None
         with self._mutex:
             self._queue.append(visit)
             is_clerk, self._has_clerk = not self._has_clerk, True
@@ -141,7 +151,7 @@ class Desk:
             self._be_clerk()
         if visit.error is not None:
             raise visit.error
-        return visit.handed
+        return seat.handed
 
     def renew(self, handed: Handed) -> Handed | None:
         """Commit a handover once more, with the same checks, because its bytes did not leave at once.
@@ -194,6 +204,4 @@ class Desk:
 
     def _serve(self, visits: list[_Visit]) -> None:
         judged = [each for visit in visits for each in visit.judged]
-        wanting = [visit for visit in visits if visit.wants]
-        for visit, handed in zip(wanting, self._rounds.serve(judged, len(wanting)), strict=False):
-            visit.handed = handed
+        self._rounds.serve(judged, [visit.seat for visit in visits if visit.wants])

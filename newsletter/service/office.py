@@ -48,6 +48,18 @@ class Office:
             return not switches.switch_is_on(connection, switches.SENDING)
 
 
+class Ready(NamedTuple):
+    """A claimed email, composed and not handed over.
+
+    Attributes:
+        composed_at: monotonic seconds.
+    """
+
+    item: Delivery
+    composed: Composed
+    composed_at: float
+
+
 class Handed(NamedTuple):
     """An email whose handover is committed. Its bytes leave at once, or it is renewed or returned.
 
@@ -67,3 +79,23 @@ class Handed(NamedTuple):
 
 Judged = tuple[Handed, Verdict]
 """An email that was handed over, and what the mail server said."""
+
+
+@dataclass(eq=False)
+class Seat:
+    """A lane's place at the desk, for as long as it is at work.
+
+    Attributes:
+        looks_ahead: it wants to know what comes after the email that it is given.
+        ready: that one. It is claimed and kept for this lane; its handover is committed when the lane comes for it.
+        handed: what its last visit was for.
+    """
+
+    looks_ahead: bool = False
+    ready: Ready | None = None
+    handed: Handed | None = None
+
+    @property
+    def next_envelope(self) -> Envelope | None:
+        """What, as far as anybody knows, is given out next."""
+        return None if self.ready is None else self.ready.composed.envelope

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from threading import Event
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from newsletter.fibres import Waiting
 from newsletter.mail.base import Verdict
 from newsletter.service.composing import Composed, Ingredients
 from newsletter.service.editions import Edition
-from newsletter.service.office import Handed, Judged, Office
+from newsletter.service.office import Handed, Judged, Office, Ready, Seat
 from newsletter.service.pacing import Claim
 from newsletter.service.stock import Stock
 from newsletter.store import handovers
@@ -31,6 +31,10 @@ from newsletter.store.subscriptions import Subscriber, Subscription
 log = structlog.get_logger()
 
 _LETTER = Kind.LETTER  # looked up once: the member of an enumeration is found by a call of Python's
+
+
+_FRESH_FOR = timedelta(seconds=1)
+"""What was composed longer ago is composed anew before it is handed over."""
 
 
 class Rounds:
@@ -52,25 +56,41 @@ class Rounds:
         self._stop = stop
         self._waiting = waiting
 
-    def serve(self, judged: list[Judged], number: int) -> list[Handed]:
-        """Record verdicts, and hand over so many emails, or fewer where fewer are due.
+    def serve(self, judged: list[Judged], seats: Sequence[Seat]) -> None:
+        """Record verdicts, and hand over an email to each seat, or to fewer where fewer are due.
 
         Raises:
             DatabaseUnavailable: nothing was recorded.
         """
         self._stock.release(is_complete=True)
-        served: list[Handed] = []
+        lacking = list(seats)
+        spare: list[Ready] = []
         while True:
-            now, wanted = self._clock.now(), number - len(served)
-            ready = [] if self._stop.is_set() else self._make_ready(wanted, now=now)
-            handed, refused = self._commit(judged, ready, more=wanted > 0, now=now)
+            now = self._clock.now()
+            if not self._stop.is_set():
+                spare = self._make_ready(lacking, spare, now=now)
+            leaving = [] if self._stop.is_set() else [seat for seat in lacking if seat.ready is not None]
+            try:
+                refused = self._commit(judged, leaving, more=bool(lacking), now=now)
+            except Exception:
+                self._stock.give_back([ready.item for ready in spare])
+                raise
             self._hear(judged)
             judged = []
-            served += handed
             for item in refused:
                 self._office.returning.put_back(item, now=now)
-            if len(served) == number or not len(self._stock) or self._stop.is_set():
-                return served
+            lacking = [seat for seat in lacking if seat.handed is None]
+            if not lacking or not (spare or len(self._stock)) or self._stop.is_set():
+                break
+        self._look_ahead(seats, spare)
+
+    def _look_ahead(self, seats: Sequence[Seat], spare: list[Ready]) -> None:
+        """Keep for each seat what comes next there."""
+        for seat in seats:
+            if spare and seat.looks_ahead and seat.handed is not None and seat.ready is None:
+                seat.ready = spare.pop()
+        if spare:
+            self._stock.return_untouched([ready.item for ready in spare])
 
     def learn(self, verdicts: Sequence[tuple[str, Verdict]]) -> None:
         """Let the pace hear what the mail server said; it is recorded already, and losing this is harmless."""
@@ -86,48 +106,68 @@ class Rounds:
         if judged and self._office.pacing.is_news(verdict for _, verdict in judged):
             self.learn([(handed.envelope.recipient.rpartition("@")[2], verdict) for handed, verdict in judged])
 
-    def _make_ready(self, number: int, *, now: datetime) -> list[tuple[Delivery, Composed]]:
-        """The next so many emails of the stock, composed; what cannot be is held, what must not leave put back."""
-        ready: list[tuple[Delivery, Composed]] = []
-        while len(ready) < number and (items := self._stock.take(number - len(ready))):
-            composed, forbidden, faulty = self._compose(items, now=now)
-            ready += composed
-            for item in forbidden:
-                self._office.returning.put_back(item, now=now)
-            for item, error in faulty:
-                self._office.returning.hold(item, error, now=now)
-        return ready
+    def _make_ready(self, seats: Sequence[Seat], spare: list[Ready], *, now: datetime) -> list[Ready]:
+        """Have an email composed for each seat, and for those that look ahead another one.
 
-    def _compose(
-        self, items: list[Delivery], *, now: datetime
-    ) -> tuple[list[tuple[Delivery, Composed]], list[Delivery], list[tuple[Delivery, Exception]]]:
-        composed: list[tuple[Delivery, Composed]] = []
-        forbidden: list[Delivery] = []
-        faulty: list[tuple[Delivery, Exception]] = []
+        What cannot be composed is held, what must not leave put back.
+
+        Returns:
+            Those that are no seat's yet.
+        """
+        fresh_from = time.monotonic() - _FRESH_FOR.total_seconds()
+        for seat in seats:
+            if seat.ready is not None and seat.ready.composed_at < fresh_from:
+                # Their reader may have wished for something else meanwhile.
+                stale, seat.ready = seat.ready, None
+                seat.ready = next(iter(self._compose([stale.item], now=now)), None)
+        spare = [ready for ready in spare if ready.composed_at >= fresh_from] if spare else []
+        wanted = sum((seat.ready is None) + seat.looks_ahead for seat in seats)
+        while len(spare) < wanted and (items := self._stock.take(wanted - len(spare))):
+            spare += self._compose(items, now=now)
+        spare.reverse()
+        for seat in seats:
+            if seat.ready is None and spare:
+                seat.ready = spare.pop()
+        return spare
+
+    def _compose(self, items: list[Delivery], *, now: datetime) -> list[Ready]:
+        composed_at = time.monotonic()
         try:
             with self._office.database.read() as connection:
-                edition = self._office.editions.live(connection)
-                known = Ingredients.gather(connection, edition, items)
-                for item, needed in zip(items, known, strict=True):
-                    try:
-                        made = None
-                        if edition is not None and needed is not None:
-                            made = self._compose_one(connection, edition, item, needed, now=now)
-                    except DatabaseUnavailable:
-                        raise
-                    except Exception as error:  # noqa: BLE001
-                        # Whatever is wrong with this letter, the others go on.
-                        faulty.append((item, error))
-                        continue
-                    if made is None:
-                        forbidden.append(item)
-                    else:
-                        composed.append((item, made))
+                tried = self._try_each(connection, items, now=now)
         except Exception:
             # No byte has left: they go back as soon as the database can be told.
             self._stock.give_back(items)
             raise
-        return composed, forbidden, faulty
+        composed: list[Ready] = []
+        for item, made in zip(items, tried, strict=True):
+            if isinstance(made, Exception):
+                self._office.returning.hold(item, made, now=now)
+            elif made is None:
+                self._office.returning.put_back(item, now=now)
+            else:
+                composed.append(Ready(item, made, composed_at))
+        return composed
+
+    def _try_each(
+        self, connection: Connection, items: list[Delivery], *, now: datetime
+    ) -> list[Composed | Exception | None]:
+        """Each of some emails; None for what must not leave, and an error that keeps one from being composed."""
+        tried: list[Composed | Exception | None] = []
+        edition = self._office.editions.live(connection)
+        known = Ingredients.gather(connection, edition, items)
+        for item, needed in zip(items, known, strict=True):
+            try:
+                made = None
+                if edition is not None and needed is not None:
+                    made = self._compose_one(connection, edition, item, needed, now=now)
+                tried.append(made)
+            except DatabaseUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001
+                # Whatever is wrong with this letter, the others go on.
+                tried.append(error)
+        return tried
 
     def _compose_one(
         self, connection: Connection, edition: Edition, item: Delivery, needed: Ingredients, *, now: datetime
@@ -144,40 +184,49 @@ class Rounds:
             return False
         return self._office.skip_late or waking_from(now, reader.slot.timezone) > now
 
-    def _commit(
-        self, judged: list[Judged], ready: list[tuple[Delivery, Composed]], *, more: bool,
-        now: datetime,
-    ) -> tuple[list[Handed], list[Delivery]]:  # fmt: skip
-        """Record, hand over, and claim what is next, in one transaction.
+    def _commit(self, judged: list[Judged], seats: Sequence[Seat], *, more: bool, now: datetime) -> list[Delivery]:
+        """Record, hand over what is ready at some seats, and claim what is next, in one transaction.
 
         Returns:
-            What is handed over, and what must not leave.
+            What must not leave.
         """
-        leaving = [Leaving(item, made.handover, made.min_gap) for item, made in ready]
+        ready = [seat.ready for seat in seats if seat.ready is not None]
+        for seat in seats:
+            seat.ready = None
+        leaving = [Leaving(item, made.handover, made.min_gap) for item, made, _ in ready]
         began = time.monotonic()
         try:
-            try:
-                granted, claim = self._transact(judged, leaving, more=more, now=now)
-            except DatabaseUnavailable:
-                raise
-            except Exception:
-                # One reader who cannot be moved must not keep the verdicts on all others from being written.
-                if not judged:
-                    raise
-                log.exception("verdicts_not_recorded", count=len(judged))
-                for each, verdict in judged:
-                    self._record_alone(each.item, verdict, now=now)
-                granted, claim = self._transact([], leaving, more=more, now=now)
+            granted, claim = self._transact(judged, leaving, more=more, now=now)
         except Exception:
-            self._stock.give_back([item for item, _ in ready])
+            self._stock.give_back([item for item, _, _ in ready])
             raise
         self._stock.take_in(claim)
-        if len(granted) == len(ready):
-            return [Handed(item, made, began) for item, made in ready], []
-        handed = [Handed(item, made, began) for item, made in ready if item.id in granted]
-        return handed, [item for item, _ in ready if item.id not in granted]
+        refused: list[Delivery] = []
+        for seat, (item, made, _) in zip(seats, ready, strict=True):
+            if item.id in granted:
+                seat.handed = Handed(item, made, began)
+            else:
+                refused.append(item)
+        return refused
 
     def _transact(
+        self, judged: list[Judged], leaving: list[Leaving], *, more: bool, now: datetime
+    ) -> tuple[set[UUID], Claim | None]:
+        """The transaction; a verdict that cannot be recorded with the others is recorded alone."""
+        try:
+            return self._transact_together(judged, leaving, more=more, now=now)
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            # One reader who cannot be moved must not keep the verdicts on all others from being written.
+            if not judged:
+                raise
+            log.exception("verdicts_not_recorded", count=len(judged))
+        for each, verdict in judged:
+            self._record_alone(each.item, verdict, now=now)
+        return self._transact_together([], leaving, more=more, now=now)
+
+    def _transact_together(
         self, judged: list[Judged], leaving: list[Leaving], *, more: bool, now: datetime
     ) -> tuple[set[UUID], Claim | None]:
         stock = self._stock

@@ -17,9 +17,9 @@ from newsletter.domain.delivery import Outcome
 from newsletter.domain.retry import doubled
 from newsletter.errors import DatabaseUnavailable, RelayUnavailable
 from newsletter.fibres import BLOCKING, Fibre, Hub, Waiting
-from newsletter.mail.base import Mailer
+from newsletter.mail.base import Envelope, Mailer
 from newsletter.service.desk import BYTES_WITHIN, Desk
-from newsletter.service.office import Handed, Judged
+from newsletter.service.office import Handed, Judged, Seat
 
 log = structlog.get_logger()
 
@@ -140,6 +140,8 @@ class Lane:
         self._rest_until = 0.0
         # What the desk could not be told because the database was away.
         self._judged: list[Judged] = []
+        self._seat = Seat()
+        self._foretold: Envelope | None = None  # what the mailer expects next
 
     def send_due(self) -> int:
         """Send until nothing is due, the mail server is away, or `stop` is set.
@@ -147,7 +149,7 @@ class Lane:
         Returns:
             How many were accepted.
         """
-        with self._desk.attended():
+        with self._desk.attended() as self._seat:
             if self._judged:
                 self._exchange(wants=False)
             return self._send_while_due()
@@ -174,11 +176,11 @@ class Lane:
             accepted += self._send_in_this_conversation()
         return accepted
 
-    def _open(self) -> bool:
+    def _open(self, letter: Envelope | None = None) -> bool:
         """Make sure that a conversation is ready. Where none is, nothing was handed over: no attempt counts."""
         self.is_connected = True
         try:
-            self._mailer.open()
+            self._mailer.open(letter)
         except RelayUnavailable as error:
             self._rest(str(error))
             self._desk.tell_unavailable(error)
@@ -187,6 +189,15 @@ class Lane:
 
     def _send_in_this_conversation(self) -> int:
         """Send until nothing is due, or until the conversation ends; the mailer is open."""
+        try:
+            return self._send_one_after_the_other()
+        finally:
+            if self._foretold is not None:
+                # It does not come, and the mail server may wait for it.
+                self._mailer.close()
+                self._foretold = None
+
+    def _send_one_after_the_other(self) -> int:
         accepted = 0
         handed = self._exchange(wants=True)
         while handed is not None:
@@ -217,8 +228,13 @@ class Lane:
             raise
         if in_time is None:
             return None
+        envelope = in_time.envelope
+        if self._foretold is not None and self._foretold is not envelope and not self._open(envelope):
+            self._desk.return_unsent(handed.item)
+            return None
+        self._foretold = self._seat.next_envelope
         # From here on bytes may have left: the row is never given back, only judged by the verdict.
-        verdict = self._mailer.send(in_time.envelope)
+        verdict = self._mailer.send(envelope, then=self._foretold)
         self._judged.append((in_time, verdict))
         return verdict.outcome
 
@@ -226,9 +242,10 @@ class Lane:
         """Visit the desk; a database that is away for a moment must not make a double of what was accepted."""
         if not self._judged and not wants:
             return None
+        self._seat.looks_ahead = self._mailer.looks_ahead
         for pause in (*_RECORD_PAUSES_SECONDS, None):
             try:
-                handed = self._desk.exchange(self._judged, wants=wants)
+                handed = self._desk.exchange(self._seat, self._judged, wants=wants)
             except DatabaseUnavailable:
                 if pause is None or not self._judged:
                     raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from threading import Event, Lock
@@ -30,14 +30,25 @@ class Stock:
     Args:
         worker: the id under which it claims.
         stop: set when the process is to end: nothing more is claimed.
+        kept: what was taken from here and kept for somebody.
     """
 
-    def __init__(self, office: Office, *, worker: str, letters: bool, clock: Clock, stop: Event) -> None:
+    def __init__(
+        self,
+        office: Office,
+        *,
+        worker: str,
+        letters: bool,
+        clock: Clock,
+        stop: Event,
+        kept: Callable[[], Iterable[Delivery]] = tuple,
+    ) -> None:
         self._office = office
         self._worker = worker
         self._letters = letters
         self._clock = clock
         self._stop = stop
+        self._kept = kept
         self._mutex = Lock()
         self._items: deque[Delivery] = deque()
         # What the database could not be told when it was away.
@@ -101,6 +112,11 @@ class Stock:
         with self._mutex:
             return [self._items.popleft() for _ in range(min(number, len(self._items)))]
 
+    def return_untouched(self, items: Sequence[Delivery]) -> None:
+        """What was taken and is not needed yet; it is the next again."""
+        with self._mutex:
+            self._items.extendleft(reversed(items))
+
     def give_back(self, items: Sequence[Delivery]) -> None:
         """Emails of which certainly no byte has left; the database is told by the next `release`."""
         with self._mutex:
@@ -121,8 +137,8 @@ class Stock:
         """Tell the database what is given back.
 
         Args:
-            is_complete: no email is on its way from here to a lane, so that what is claimed and not here was claimed
-                without our knowledge. It goes back, too: its lease lives, so nobody else would ever take it.
+            is_complete: no email is on its way from here to a lane, so that what is claimed, not here and not kept
+                was claimed without our knowledge. It goes back, too: its lease lives, and nobody else would take it.
         """
         if self._is_in_doubt and is_complete:
             self._find_stranded()
@@ -140,6 +156,6 @@ class Stock:
         with self._office.database.read() as connection:
             claimed = handovers.claimed_by(connection, self._worker, letters=self._letters)
         with self._mutex:
-            known = {item.id for item in (*self._items, *self._unreleased)}
+            known = {item.id for item in (*self._items, *self._unreleased, *self._kept())}
             self._unreleased += [item for item in claimed if item.id not in known]
         self._is_in_doubt = False

@@ -284,6 +284,13 @@ class TestQuotedPrintable:
             assert all(len(line) <= 76 for line in encoded.split(b"\r\n"))
             assert quopri.decodestring(encoded).decode().replace("\r\n", "\n") == text
 
+    @given(text=st.text(st.sampled_from(". \n=é") | st.just("." * 75) | st.just("x" * 74), max_size=30))
+    def test_no_line_begins_with_a_dot(self, text: str) -> None:
+        encoded = quoted_printable(text)
+        assert not any(line.startswith(b".") for line in encoded.split(b"\r\n"))
+        assert all(len(line) <= 76 for line in encoded.split(b"\r\n"))
+        assert quopri.decodestring(encoded).decode().replace("\r\n", "\n") == text
+
     def test_half_a_character_is_refused(self) -> None:
         with pytest.raises(RenderError, match="no character"):
             quoted_printable("a\ud83d")
@@ -328,7 +335,9 @@ class TestPlates:
 
     def test_few_letters_have_dots(self) -> None:
         assert not Plate.of(replace(LETTER, text="One. Two.\n")).encoded(PLACEHOLDERS).has_dots
-        assert Plate.of(replace(LETTER, text="One\n.two\n")).encoded(PLACEHOLDERS).has_dots
+        assert not Plate.of(replace(LETTER, text="One\n.two\n")).encoded(PLACEHOLDERS).has_dots
+        links = PLACEHOLDERS._replace(pause=".")
+        assert Plate.of(replace(LETTER, text=PLACEHOLDERS.pause)).encoded(links).has_dots
 
     @pytest.mark.parametrize("before", ["", "x", "xx"])
     @pytest.mark.parametrize("filler", ["x", "é", "=", " "])

@@ -13,6 +13,7 @@ from newsletter.domain.delivery import State
 from newsletter.errors import DatabaseUnavailable
 from newsletter.fibres import Hub
 from newsletter.service.desk import Desk
+from newsletter.service.office import Seat
 from newsletter.service.sending import Crew, Lane
 from tests.support.smtp_server import Delay, Reply, SmtpServer
 
@@ -99,9 +100,13 @@ def test_at_the_first_byte_the_handover_is_committed(house: House, readers: list
             self._mailer = house.app.open_mailer(waiting=hub)
             self.open, self.close = self._mailer.open, self._mailer.close
 
-        def send(self, envelope: Any) -> Any:
-            seen.append(by_address[envelope.recipient].delivery().state)
-            return self._mailer.send(envelope)
+        @property
+        def looks_ahead(self) -> bool:
+            return self._mailer.looks_ahead
+
+        def send(self, letter: Any, *, then: Any = None) -> Any:
+            seen.append(by_address[letter.recipient].delivery().state)
+            return self._mailer.send(letter, then=then)
 
     looking = crew_of(house, desk, hub, open_mailer=Looking)
     assert looking.send_due() == READERS
@@ -119,15 +124,15 @@ def test_verdicts_of_one_round_move_each_reader_on(house: House, desk: Desk):
     house.at(TUESDAY)
     house.plan()
     assert house.lanes
-    with desk.attended():
+    with desk.attended() as seat:
         assert desk.has_work()
-        given = [desk.exchange([], wants=True) for _ in range(2)]
+        given = [desk.exchange(seat, [], wants=True) for _ in range(2)]
         mailer = house.app.open_mailer()
         mailer.open()
         judged = [(each, mailer.send(each.envelope)) for each in given if each is not None]
         mailer.close()
         assert len(judged) == 2
-        assert desk.exchange(judged, wants=True) is None
+        assert desk.exchange(seat, judged, wants=True) is None
     assert (len(maria.letters()), len(ben.letters())) == (1, 1)
     house.live(weeks=2)
     assert (len(maria.letters()), len(ben.letters())) == (3, 2)
@@ -140,9 +145,9 @@ def test_a_round_that_fails_fails_for_everybody_in_it_and_records_nothing(
     """Each lane keeps its verdict and comes again; then each letter is recorded once."""
     mailer = house.app.open_mailer()
     mailer.open()
-    with desk.attended():
+    with desk.attended() as seat:
         desk.has_work()
-        given = [desk.exchange([], wants=True) for _ in range(4)]
+        given = [desk.exchange(seat, [], wants=True) for _ in range(4)]
         judged = [(each, mailer.send(each.envelope)) for each in given if each is not None]
         usual = house.app.database.write
 
@@ -153,10 +158,10 @@ def test_a_round_that_fails_fails_for_everybody_in_it_and_records_nothing(
             yield
 
         house.app.database.write = away  # type: ignore[method-assign]
-        assert at_once(lambda each: desk.exchange([each], wants=False), judged) == [DatabaseUnavailable] * 4
+        assert at_once(lambda each: desk.exchange(Seat(), [each], wants=False), judged) == [DatabaseUnavailable] * 4
         house.app.database.write = usual  # type: ignore[method-assign]
         assert sum(reader.delivery().state is State.HANDING_OVER for reader in readers) == 4
-        assert at_once(lambda each: desk.exchange([each], wants=False), judged) == []
+        assert at_once(lambda each: desk.exchange(Seat(), [each], wants=False), judged) == []
     mailer.close()
     assert sum(reader.delivery().state is State.SENT for reader in readers) == 4
     assert sum(reader.delivery().state is State.PLANNED for reader in readers) == READERS - 4

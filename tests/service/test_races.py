@@ -32,12 +32,16 @@ class Watched:
         self._mailer = mailer
         self._given = given
 
-    def open(self) -> None:
-        self._mailer.open()
+    @property
+    def looks_ahead(self) -> bool:
+        return self._mailer.looks_ahead
 
-    def send(self, envelope: Envelope) -> Verdict:
-        self._given.append((time.monotonic(), envelope.recipient))
-        return self._mailer.send(envelope)
+    def open(self, letter: Envelope | None = None) -> None:
+        self._mailer.open(letter)
+
+    def send(self, letter: Envelope, *, then: Envelope | None = None) -> Verdict:
+        self._given.append((time.monotonic(), letter.recipient))
+        return self._mailer.send(letter, then=then)
 
     def close(self) -> None:
         self._mailer.close()

@@ -672,14 +672,13 @@ def test_a_handover_that_took_too_long_is_renewed_with_the_same_checks(
         return usual(*arguments, renew=renew, **named)
 
     def long_ago_and_then_now() -> float:
-        return next(ticks, time.monotonic())
+        return time.monotonic() - (0.0 if renewals else 3.0)
 
     def meanwhile(self: Desk, handed: Handed) -> Handed | None:
         if not stays:
             maria.pause(weeks=1)
         return renew(self, handed)
 
-    ticks = iter([time.monotonic() - 3.0])
     monkeypatch.setattr(desk.handovers, "hand_over", slow)
     # The clock of this module only: the worker's other threads look at theirs whenever they like.
     monkeypatch.setattr(rounds, "time", SimpleNamespace(monotonic=long_ago_and_then_now))
