@@ -189,7 +189,7 @@ class Script:
         stage: one of `STAGES`.
         steps: in their order.
         times: how often it applies; None for ever.
-        when: which command lines it applies to (for body and dot: the RCPT line).
+        when: which command lines it applies to (for data, body and dot: the RCPT line).
         keep: at the dot, whether the message goes into the ledger; None: unless a step refuses it.
     """
 
@@ -600,7 +600,7 @@ class Session:
 
     def _data(self, line: str) -> None:
         usual = Reply(354, "Go ahead") if self.recipients else Reply(503, "5.5.1 RCPT first")
-        if not self._answer("data", line, usual):
+        if not self._answer("data", self.last_rcpt, usual):
             return
         wire = self._read_message()
         script = self.server.take_script("dot", self.last_rcpt)
