@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cached_property
 from uuid import UUID
 
-from itsdangerous import BadSignature, HMACAlgorithm, Signer
+from itsdangerous import BadSignature, Signer
 
 from newsletter.errors import TokenExpired, TokenForged
 
@@ -65,7 +64,7 @@ class TokenSigner:
     def __init__(self, secret_keys: Sequence[str]) -> None:
         self._keys = {key_id(secret_key): secret_key for secret_key in secret_keys}
         self.key_id = key_id(secret_keys[0])
-        self._signers: dict[tuple[str, str], Signer] = {}
+        self._macs: dict[Purpose, hmac.HMAC] = {}
 
     @property
     def key_ids(self) -> frozenset[str]:
@@ -77,10 +76,11 @@ class TokenSigner:
     ) -> str:
         """A token for a link: about 80 characters, safe in a URL path."""
         expiry = 0 if expires_at is None else int(expires_at.timestamp())
-        payload = _encode(_PACK(identifier.bytes, expiry, generation)).encode()
-        signer = self._signer(self.key_id, purpose)
-        # As `Signer.sign` puts it together, which looks at the type of each part again for every link.
-        return f"{self.key_id}-{(payload + signer.sep + signer.get_signature(payload)).decode()}"
+        payload = _encode(_PACK(identifier.bytes, expiry, generation))
+        # As `Signer.sign` does it, which derives its key again for every link, and looks at the type of each part.
+        mac = (self._macs.get(purpose) or self._mac(purpose)).copy()
+        mac.update(payload.encode())
+        return f"{self.key_id}-{payload}.{_encode(mac.digest())}"
 
     def verify(self, purpose: Purpose, token: str, *, now: datetime) -> Token:
         """What `token` says.
@@ -109,36 +109,18 @@ class TokenSigner:
         """Every hash under which an address may be remembered, one for each key."""
         return tuple(_hash_address(name, secret, address_key) for name, secret in self._keys.items())
 
+    def _mac(self, purpose: Purpose) -> hmac.HMAC:
+        mac = hmac.new(self._signer(self.key_id, purpose).derive_key(), digestmod="sha256")
+        return self._macs.setdefault(purpose, mac)
+
     def _signer(self, name: str, purpose: Purpose) -> Signer:
-        signer = self._signers.get((name, purpose))
-        if signer is None:
-            signer = _Signer(
-                self._keys[name],
-                salt=f"newsletter/{purpose}",
-                key_derivation="hmac",
-                digest_method=hashlib.sha256,
-                algorithm=_Hmac(),
-            )
-            self._signers[name, purpose] = signer
-        return signer
-
-
-class _Hmac(HMACAlgorithm):
-    """HMAC-SHA256 in one call of the library: every letter has links that are signed."""
-
-    def get_signature(self, key: bytes, value: bytes) -> bytes:
-        return hmac.digest(key, value, "sha256")
-
-
-class _Signer(Signer):
-    """Derives its key once, and not for every link."""
-
-    @cached_property
-    def _derived(self) -> bytes:
-        return super().derive_key()
-
-    def derive_key(self, secret_key: str | bytes | None = None) -> bytes:
-        return self._derived if secret_key is None else super().derive_key(secret_key)
+        return Signer(
+            self._keys[name],
+            salt=f"newsletter/{purpose}",
+            sep=".",
+            key_derivation="hmac",
+            digest_method=hashlib.sha256,
+        )
 
 
 _FORGED = "This link was not made here, or a part of it is missing. Open it again from the mail it came in."

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Protocol
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from newsletter.domain.delivery import DEAD_ADDRESS_STATUSES, Outcome
@@ -73,8 +73,7 @@ class Envelope:
         return self.smtputf8 or not (self.sender.isascii() and self.recipient.isascii())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What one attempt came to, with its evidence.
 
     Attributes:
@@ -203,6 +202,8 @@ def verdict_of(stage: str, code: int | None, text: str, *, host: str) -> Verdict
         text: the reply's text, or ours, as it comes.
         host: the mail server's name.
     """
+    if code is not None and code // 100 == DONE and stage == Stage.DOT:
+        return Verdict(Outcome.ACCEPTED, stage, code, printable(text), host)  # as below, said at once
     status = None if code is None else enhanced_status(code, text)
     outcome = _outcome_of(stage, code, status)
     if outcome is Outcome.ADDRESS_DEAD and _BUSY_MAILBOX.search(text):

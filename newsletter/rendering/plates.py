@@ -127,20 +127,20 @@ class Plate:
     def encoded(self, links: Links) -> Encoded:
         """The same, as it travels."""
         plain = links._asdict()
-        if all(map(_PLAIN_LINK.fullmatch, links)):
+        if _PLAIN_LINK.fullmatch("".join(links)):
             escaped = encoded = {name: _folded(link) for name, link in plain.items()}
         else:
             encoded = {name: _encoded_link(link) for name, link in plain.items()}
             escaped = {name: _encoded_link(link) for name, link in _escaped(links).items()}
         # A link begins a line, and so does each of its rests where it was folded.
-        links_have = any(b"\n." in b"\n" + link for link in (*encoded.values(), *escaped.values()))
+        begun = b"\n".join((b"", *encoded.values(), *(() if escaped is encoded else escaped.values())))
         return Encoded(
             subject=self.subject,
             html=self.html.filled_encoded(escaped),
             text=self.text.filled_encoded(encoded),
             from_name=self.from_name,
             reply_to=self.reply_to,
-            has_dots=links_have or self.html.has_dots or self.text.has_dots,
+            has_dots=b"\n." in begun or self.html.has_dots or self.text.has_dots,
         )
 
 

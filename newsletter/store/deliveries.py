@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, Select, and_, case, func, literal_column, null, select, true, update
@@ -18,7 +18,6 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from newsletter.domain.delivery import WITHDRAWABLE, DeliveryId, Kind, State
 from newsletter.domain.subscription import SubscriberId, SubscriptionId
-from newsletter.records import record_maker
 from newsletter.store.prepared import PreparedInsert
 from newsletter.store.statements import insert_or_nothing
 from newsletter.store.tables import HAS_DETAILS, delivery
@@ -41,9 +40,8 @@ _IS_OPEN = and_(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Delivery:
-    """One email, as the ledger has it.
+class Delivery(NamedTuple):
+    """One email, as the ledger has it: its columns in their order, but for `dedup_key`.
 
     Attributes:
         due_at: the instant of its slot; business time.
@@ -352,9 +350,8 @@ def waiting_state() -> ColumnElement[str]:
 
 def to_delivery(row: Sequence[Any]) -> Delivery:
     """A row of `COLUMNS` as what it says."""
-    values = dict(zip(_NAMES, row, strict=True))
-    values["kind"], values["state"] = _KINDS[values["kind"]], _STATES[values["state"]]
-    return _assemble(values)
+    identifier, kind, *reference, state = row[:_AT_STATE]
+    return Delivery._make((identifier, _KINDS[kind], *reference, _STATES[state], *row[_AT_STATE:]))
 
 
 _PLAN = PreparedInsert(
@@ -366,10 +363,9 @@ _PLAN = PreparedInsert(
     key=delivery.c.id,
 )  # fmt: skip
 
-_NAMES = [column.name for column in COLUMNS]
+_AT_STATE = Delivery._fields.index("state") + 1
 _KINDS = {kind.value: kind for kind in Kind}
 _STATES = {state.value: state for state in State}
-_assemble = record_maker(Delivery)
 
 
 def _one(connection: Connection, condition: ColumnElement[bool]) -> Delivery | None:

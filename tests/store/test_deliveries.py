@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from threading import Barrier, Thread
 from typing import TYPE_CHECKING, Any
@@ -232,7 +231,7 @@ class TestClaiming:
         assert due() == 1
         store.claim()
         assert due() == 1
-        do(store, handovers.withdraw_claimed, replace(first, owner="worker-1", epoch=1), reason="x", now=NOW)
+        do(store, handovers.withdraw_claimed, first._replace(owner="worker-1", epoch=1), reason="x", now=NOW)
         assert due() == 0
         with store.read() as connection:
             assert handovers.earliest_try(connection) == NOW + SECOND
@@ -292,7 +291,7 @@ class TestHandover:
         """Whatever has changed since the claim, the letter does not leave, and nothing is written."""
         if renew:
             assert store.hand_over(item)
-        believed = {"epoch": replace(item, epoch=0), "owner": replace(item, owner="worker-2")}.get(obstacle, item)
+        believed = {"epoch": item._replace(epoch=0), "owner": item._replace(owner="worker-2")}.get(obstacle, item)
         match obstacle:
             case "epoch" | "owner":
                 pass
@@ -417,9 +416,9 @@ class TestRecording:
         believed = item
         match stale:
             case "epoch":
-                believed = replace(item, epoch=item.epoch - 1)
+                believed = item._replace(epoch=item.epoch - 1)
             case "owner":
-                believed = replace(item, owner="worker-2")
+                believed = item._replace(owner="worker-2")
             case "state":
                 store.set("delivery", item.id, state="withdrawn", owner=None, handing_over_at=None)
         before = store.delivery(item.id)
@@ -756,3 +755,7 @@ def test_the_table_of_transitions_is_complete():
     assert set(TRANSITIONS) == set(State)
     assert TRANSITIONS[State.SENT] == set()
     assert all(state not in followers for state, followers in TRANSITIONS.items())
+
+
+def test_a_record_has_the_columns_of_the_table_in_their_order():
+    assert [column.name for column in deliveries.COLUMNS] == list(deliveries.Delivery._fields)

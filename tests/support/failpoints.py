@@ -373,9 +373,10 @@ def _record_before_handing_over() -> None:
     send, usual_close = SmtpMailer.send, SmtpMailer.close
     waiting: dict[int, Any] = {}
 
-    def send_later(self: SmtpMailer, envelope: Any) -> Verdict:
+    def send_later(self: SmtpMailer, letter: Any, *, then: Any = None) -> Verdict:
+        del then
         flush(self)
-        waiting[id(self)] = envelope
+        waiting[id(self)] = letter
         return verdict_of(Stage.DOT, 250, "2.0.0 Taken", host="nobody")
 
     def close(self: SmtpMailer) -> None:
@@ -383,8 +384,8 @@ def _record_before_handing_over() -> None:
         usual_close(self)
 
     def flush(mailer: SmtpMailer) -> None:
-        if (envelope := waiting.pop(id(mailer), None)) is not None:
-            send(mailer, envelope)
+        if (letter := waiting.pop(id(mailer), None)) is not None:
+            send(mailer, letter)
 
     SmtpMailer.send = send_later  # type: ignore[method-assign]
     SmtpMailer.close = close  # type: ignore[method-assign]

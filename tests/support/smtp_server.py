@@ -161,11 +161,12 @@ class Hang:
 
 @dataclass(frozen=True)
 class Close:
-    """An end of the connection: FIN, or RST where the client's bytes were not all read."""
+    """An end of the connection: FIN, or RST where the client's bytes were not all read. What was said leaves first."""
 
     speaks: ClassVar[bool] = True
 
     def take(self, session: Session) -> None:
+        session.flush()
         raise Finished
 
 
@@ -675,8 +676,12 @@ class Session:
         """Write all of it, or hold it back where a command is waiting whose reply may go with it."""
         self._held += data
         if not (self.server.gathers and b"\r\n" in self._unread):
-            self.socket.sendall(self._held)
-            self._held.clear()
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was held back."""
+        self.socket.sendall(self._held)
+        self._held.clear()
 
     def sleep(self, seconds: float | None) -> None:
         """Wait, or end with the server."""
