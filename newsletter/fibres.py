@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 READABLE = select.POLLIN
 WRITABLE = select.POLLOUT
+"""The same numbers as epoll's."""
 
 _LOOK_EVERY_SECONDS = 0.1
 """How often the hub looks whose time is over; no earlier end of a wait depends on it."""
@@ -38,6 +39,9 @@ _LOOK_EVERY_SECONDS = 0.1
 _THREADS = 512
 """At most, for all that is elsewhere at once: a mail server that is far away keeps each handshake waiting, and neither
 the other handshakes nor the database must wait behind it. There are never more than are needed."""
+
+
+_NOT_RUNNING = "The hub does not run."
 
 
 class Signal(Protocol):
@@ -178,7 +182,7 @@ class Hub:
         self._times: list[tuple[float, int, Fibre]] = []
         self._numbers = count()
         self._posted: deque[_HubSignal] = deque()
-        self._poll = select.poll()
+        self._epoll: select.epoll | None = None
         self._is_asleep = False
         self._pipe: tuple[int, int] | None = None
         self._threads: ThreadPoolExecutor | None = None
@@ -193,7 +197,8 @@ class Hub:
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[0], False)
         os.set_blocking(self._pipe[1], False)
-        self._poll.register(self._pipe[0], READABLE)
+        self._epoll = select.epoll()
+        self._epoll.register(self._pipe[0], READABLE)
         try:
             first = self.start(action)
             self._run_all()
@@ -203,7 +208,8 @@ class Hub:
             if self._threads is not None:
                 self._threads.shutdown()
                 self._threads = None
-            self._poll.unregister(self._pipe[0])
+            self._epoll.close()
+            self._epoll = None
             pipe, self._pipe = self._pipe, None
             for end in pipe:
                 os.close(end)
@@ -222,7 +228,7 @@ class Hub:
         if not isinstance(fibre, Fibre):
             return BLOCKING.for_socket(connected, events, seconds)
         number = connected.fileno()
-        self._poll.register(number, events)
+        self._watch(number, events)
         self._on_sockets[number] = fibre, time.monotonic() + seconds
         return bool(self._switch())
 
@@ -275,9 +281,17 @@ class Hub:
 
     def _switch(self) -> object:
         if self.root is None:
-            message = "The hub does not run."
-            raise RuntimeError(message)
+            raise RuntimeError(_NOT_RUNNING)
         return self.root.switch()
+
+    def _watch(self, number: int, events: int) -> None:
+        """Be told once of a socket's next event. One that was closed is forgotten by the kernel itself."""
+        if self._epoll is None:
+            raise RuntimeError(_NOT_RUNNING)
+        try:
+            self._epoll.modify(number, events | select.EPOLLONESHOT)
+        except FileNotFoundError:
+            self._epoll.register(number, events | select.EPOLLONESHOT)
 
     def _run_all(self) -> None:
         look_at = time.monotonic() + _LOOK_EVERY_SECONDS
@@ -302,13 +316,15 @@ class Hub:
         """See which sockets are ready and which signals were posted."""
         if self._times:
             seconds = max(0, min(seconds, self._times[0][0] - time.monotonic()))
+        if self._epoll is None:
+            raise RuntimeError(_NOT_RUNNING)
         self._is_asleep = True
-        found = self._poll.poll(0 if self._posted else seconds * 1000)
+        found = self._epoll.poll(0 if self._posted else seconds)
         self._is_asleep = False
         for number, _ in found:
             if number in self._on_sockets:
                 self._wake_on_socket(number, is_ready=True)
-            elif self._pipe is not None:
+            elif self._pipe is not None and number == self._pipe[0]:
                 os.read(self._pipe[0], 4096)
         self._wake_on_signals()
 
@@ -329,5 +345,4 @@ class Hub:
 
     def _wake_on_socket(self, number: int, *, is_ready: bool) -> None:
         fibre, _ = self._on_sockets.pop(number)
-        self._poll.unregister(number)
         self._ready.append((fibre, is_ready))
