@@ -96,6 +96,8 @@ class Desk:
         """While a lane is at work; what is left when the last one goes is given back, so that nothing waits."""
         seat = Seat()
         with self._mutex:
+            if not self._seats:
+                self._stock.look_anew()
             self._seats.add(seat)
         try:
             self._release(is_complete=False)

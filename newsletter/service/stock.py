@@ -19,6 +19,9 @@ from newsletter.store.deliveries import Delivery
 CLAIM_BATCH = 200
 """Rows that are claimed at a time."""
 
+_EMPTY_FOR = timedelta(seconds=0.05)
+"""Nothing was due: many lanes that end their work at the same time need not all look."""
+
 _SELDOM, _OFTEN, _SOON = timedelta(seconds=0.1), timedelta(seconds=0.5), timedelta(seconds=1)
 """Where the pace says that there is no more: it is asked again after so long at least, and at most; and what is worth
 to be waited for."""
@@ -57,6 +60,8 @@ class Stock:
         self._is_in_doubt = False
         # In monotonic seconds: nothing is claimed before, because the pace says so.
         self._claims_from = 0.0
+        # In monotonic seconds: until then nothing is due, as far as anybody here knows.
+        self._empty_until = 0.0
         self.more_comes_soon = False
 
     def __len__(self) -> int:
@@ -67,7 +72,11 @@ class Stock:
         """Whether there is any sense in claiming now."""
         if self._stop.is_set():
             return False
-        return not self._claims_from or time.monotonic() >= self._claims_from
+        return time.monotonic() >= max(self._claims_from, self._empty_until)
+
+    def look_anew(self) -> None:
+        """Somebody begins to work here, and does not know what others found."""
+        self._empty_until = 0.0
 
     def claim(self, connection: Connection) -> Claim:
         """Claim what may leave now; the last thing in a transaction. `take_in` it when that is committed."""
@@ -91,6 +100,8 @@ class Stock:
         with self._mutex:
             self._items.extend(claim.items)
         after = claim.more_after
+        if not claim.items and after is None:
+            self._empty_until = time.monotonic() + _EMPTY_FOR.total_seconds()
         self.more_comes_soon = after is not None and after <= _SOON
         # Not for each single letter's turn; and not too late to see that an operator has set things right.
         self._claims_from = time.monotonic() + min(max(after, _SELDOM), _OFTEN).total_seconds() if after else 0.0

@@ -23,7 +23,6 @@ from sqlalchemy import (
     not_,
     or_,
     select,
-    text,
     true,
     update,
 )
@@ -32,14 +31,19 @@ from sqlalchemy.sql.elements import ColumnElement
 from newsletter.domain.delivery import Kind, State
 from newsletter.domain.subscription import State as SubscriptionState
 from newsletter.store.deliveries import COLUMNS, LEAVING, OWNED, Delivery, to_delivery, waiting_state
-from newsletter.store.prepared import Prepared, PreparedUpdate
+from newsletter.store.prepared import Prepared, PreparedUpdate, fetch
 from newsletter.store.switches import sending_is_stopped
 from newsletter.store.tables import delivery, subscription, worker
 from newsletter.store.types import DatabaseNow, UtcDateTime
 
 _LETTERS: ColumnElement[bool] = literal_column("delivery.kind = 'letter'")
 _FOR_PEOPLE: ColumnElement[bool] = literal_column("delivery.kind <> 'letter'")
-_IN_THE_ORDER_OF_THE_INDEX = text("SET LOCAL enable_bitmapscan = off")
+_IN_THE_ORDER_OF_THE_INDEX = (
+    "SELECT set_config('enable_bitmapscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)"
+)
+"""How PostgreSQL is to plan a claim. Its statistics are never right about rows that change their state within moments:
+it would take what is due for a handful of rows, read and sort all of it for each claim, and before that look for the
+end of the index among those that have gone, which takes as long as the claim."""
 
 
 class Handover(NamedTuple):
@@ -71,9 +75,7 @@ def claim_due(connection: Connection, *, owner: str, letters: bool, now: datetim
     """
     statement = _CLAIM_LETTERS if letters else _CLAIM_FOR_PEOPLE
     if connection.dialect.name == "postgresql":
-        # Statistics are never right about rows that change their state within moments: it would take what is due for
-        # a handful of rows, and read and sort all of it for each claim. In the order of the index it reads the first.
-        connection.execute(_IN_THE_ORDER_OF_THE_INDEX)
+        fetch(connection, _IN_THE_ORDER_OF_THE_INDEX, None)
     claimed = statement.fetch(connection, {"b_owner": owner, "b_now": now, "b_limit": limit})
     # Ids compare by a call of Python's each, whole numbers do not.
     return sorted(claimed, key=lambda item: (item.next_try_at, item.id.int))
