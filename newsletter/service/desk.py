@@ -137,7 +137,7 @@ class Desk:
             None where nothing is due, or where none is wanted.
 
         Raises:
-            DatabaseUnavailable: nothing was recorded; come again with the same verdicts.
+            DatabaseUnavailable: come again with the same verdicts; one that was recorded already changes nothing.
         """
         visit = _Visit(seat, list(judged), wants, self._waiting.signal())
         seat.handed = None
@@ -170,6 +170,7 @@ class Desk:
             if handovers.hand_over(connection, [leaving], now=now, renew=True):
                 return handed._replace(committed_at=began)
         self._office.returning.release([handed.item], now=now)
+        self._stock.look_anew()
         return None
 
     def return_unsent(self, item: Delivery) -> None:

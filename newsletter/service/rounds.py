@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from threading import Event
@@ -60,35 +61,43 @@ class Rounds:
         """Record verdicts, and hand over an email to each seat, or to fewer where fewer are due.
 
         Raises:
-            DatabaseUnavailable: nothing was recorded.
+            DatabaseUnavailable: come again with the same verdicts; one that was recorded already changes nothing.
         """
         self._stock.release(is_complete=True)
+        spare: deque[Ready] = deque()
+        try:
+            self._serve(judged, seats, spare)
+        except Exception:
+            # Whatever was handed over: nobody is told of it, and no byte has left.
+            handed = [seat.handed.item for seat in seats if seat.handed is not None]
+            self._stock.give_back([*handed, *(ready.item for ready in spare)])
+            for seat in seats:
+                seat.handed = None
+            raise
+        self._look_ahead(seats, spare)
+
+    def _serve(self, judged: list[Judged], seats: Sequence[Seat], spare: deque[Ready]) -> None:
+        """Until each seat has an email, or none is left; `spare` is what is composed and no seat's yet."""
         lacking = list(seats)
-        spare: list[Ready] = []
         while True:
             now = self._clock.now()
             if not self._stop.is_set():
-                spare = self._make_ready(lacking, spare, now=now)
+                self._make_ready(lacking, spare, now=now)
             leaving = [] if self._stop.is_set() else [seat for seat in lacking if seat.ready is not None]
-            try:
-                refused = self._commit(judged, leaving, more=bool(lacking), now=now)
-            except Exception:
-                self._stock.give_back([ready.item for ready in spare])
-                raise
+            refused = self._commit(judged, leaving, more=bool(lacking), now=now)
             self._hear(judged)
             judged = []
             for item in refused:
                 self._office.returning.put_back(item, now=now)
             lacking = [seat for seat in lacking if seat.handed is None]
             if not lacking or not (spare or len(self._stock)) or self._stop.is_set():
-                break
-        self._look_ahead(seats, spare)
+                return
 
-    def _look_ahead(self, seats: Sequence[Seat], spare: list[Ready]) -> None:
+    def _look_ahead(self, seats: Sequence[Seat], spare: deque[Ready]) -> None:
         """Keep for each seat what comes next there."""
         for seat in seats:
             if spare and seat.looks_ahead and seat.handed is not None and seat.ready is None:
-                seat.ready = spare.pop()
+                seat.ready = spare.popleft()
         if spare:
             self._stock.return_untouched([ready.item for ready in spare])
 
@@ -106,13 +115,10 @@ class Rounds:
         if judged and self._office.pacing.is_news(verdict for _, verdict in judged):
             self.learn([(handed.envelope.recipient.rpartition("@")[2], verdict) for handed, verdict in judged])
 
-    def _make_ready(self, seats: Sequence[Seat], spare: list[Ready], *, now: datetime) -> list[Ready]:
-        """Have an email composed for each seat, and for those that look ahead another one.
+    def _make_ready(self, seats: Sequence[Seat], spare: deque[Ready], *, now: datetime) -> None:
+        """Have an email composed for each seat, and for those that look ahead another one, which goes to `spare`.
 
         What cannot be composed is held, what must not leave put back.
-
-        Returns:
-            Those that are no seat's yet.
         """
         fresh_from = time.monotonic() - _FRESH_FOR.total_seconds()
         for seat in seats:
@@ -120,33 +126,30 @@ class Rounds:
                 # Their reader may have wished for something else meanwhile.
                 stale, seat.ready = seat.ready, None
                 seat.ready = next(iter(self._compose([stale.item], now=now)), None)
-        spare = [ready for ready in spare if ready.composed_at >= fresh_from] if spare else []
         wanted = sum((seat.ready is None) + seat.looks_ahead for seat in seats)
         while len(spare) < wanted and (items := self._stock.take(wanted - len(spare))):
             spare += self._compose(items, now=now)
-        spare.reverse()
         for seat in seats:
             if seat.ready is None and spare:
-                seat.ready = spare.pop()
-        return spare
+                seat.ready = spare.popleft()
 
     def _compose(self, items: list[Delivery], *, now: datetime) -> list[Ready]:
         composed_at = time.monotonic()
         try:
             with self._office.database.read() as connection:
                 tried = self._try_each(connection, items, now=now)
+            composed: list[Ready] = []
+            for item, made in zip(items, tried, strict=True):
+                if isinstance(made, Exception):
+                    self._office.returning.hold(item, made, now=now)
+                elif made is None:
+                    self._office.returning.put_back(item, now=now)
+                else:
+                    composed.append(Ready(item, made, composed_at))
         except Exception:
             # No byte has left: they go back as soon as the database can be told.
             self._stock.give_back(items)
             raise
-        composed: list[Ready] = []
-        for item, made in zip(items, tried, strict=True):
-            if isinstance(made, Exception):
-                self._office.returning.hold(item, made, now=now)
-            elif made is None:
-                self._office.returning.put_back(item, now=now)
-            else:
-                composed.append(Ready(item, made, composed_at))
         return composed
 
     def _try_each(

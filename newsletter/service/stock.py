@@ -75,7 +75,7 @@ class Stock:
         return time.monotonic() >= max(self._claims_from, self._empty_until)
 
     def look_anew(self) -> None:
-        """Somebody begins to work here, and does not know what others found."""
+        """Something may be due again: somebody begins to work here, or gave back what may leave at once."""
         self._empty_until = 0.0
 
     def claim(self, connection: Connection) -> Claim:
@@ -159,6 +159,7 @@ class Stock:
             return
         # The handover of some may have been committed all the same; no byte has left.
         self._office.returning.release(items, now=self._clock.now())
+        self.look_anew()
         told = {item.id for item in items}
         with self._mutex:
             self._unreleased = [item for item in self._unreleased if item.id not in told]
