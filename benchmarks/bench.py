@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-CONNECTIONS = 60
+CONNECTIONS = 100
 """To the mail server, for each worker, wherever nothing else is said."""
 
 _AS_OPERATED = {

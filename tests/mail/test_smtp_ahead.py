@@ -789,10 +789,15 @@ FATES = [
     *[Fate(stage, (Reply(550, "5.1.1 No"),), lasts=True) for stage in [*BEFORE_DOT, "dot"]],
     *[Fate(stage, (Reply(421, "4.3.2 Bye"),), lasts=False) for stage in [*BEFORE_DOT, "dot"]],
     *[Fate(stage, (Reply(421, "4.3.2 Bye"), Close()), lasts=False) for stage in [*BEFORE_DOT, "dot"]],
-    *[Fate(stage, (Close(),), lasts=False) for stage in [*BEFORE_DOT, "body"]],
+    *[Fate(stage, (Close(),), lasts=False) for stage in BEFORE_DOT],
     *[Fate("dot", (step,), lasts=False, keep=keep) for step in (Close(), Reset()) for keep in (False, True)],
-    Fate("data", (Reply(354, "Go ahead"), Close()), lasts=False),
     Fate("dot", (Reply(250, "2.0.0 Taken"), Close()), lasts=False),
+    *(
+        ENDS_BENEATH := [
+            Fate("data", (Reply(354, "Go ahead"), Close()), lasts=False),
+            Fate("body", (Close(),), lasts=False),
+        ]
+    ),
 ]
 """A reply that refuses for now or for good lasts; whatever ends the connection does not."""
 
@@ -879,6 +884,8 @@ def test_whatever_a_server_does_the_verdicts_say_what_it_took(
         assert (last.outcome is Outcome.ACCEPTED) == (letter.recipient in answered_for)
         assert letter.recipient not in taken or last.outcome in {Outcome.ACCEPTED, Outcome.NO_ANSWER}
         assert last.outcome is not Outcome.ACCEPTED or letter.recipient in taken
+        if fate in ENDS_BENEATH and last.outcome is Outcome.NO_ANSWER:
+            continue  # The connection ended while the letter was under way.
         meant = fate.verdict or verdict_of("dot", 250, "2.0.0 Taken", host="127.0.0.1")
         assert (last.outcome, last.stage, last.reply_code) == (meant.outcome, meant.stage, meant.reply_code)
     assert {heard.line.partition(" ")[0] for heard in kept_server.heard} <= {
