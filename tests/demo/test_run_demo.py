@@ -111,10 +111,10 @@ def test_a_letter_that_comes_twice_is_noticed(
 ) -> None:
     send = MaildirMailer.send
 
-    def stuttering(self: MaildirMailer, envelope: Any) -> Any:
-        if b"List-Id:" in envelope.content:
-            send(self, envelope)
-        return send(self, envelope)
+    def stuttering(self: MaildirMailer, letter: Any, **further: Any) -> Any:
+        if b"List-Id:" in letter.content:
+            send(self, letter, **further)
+        return send(self, letter, **further)
 
     monkeypatch.setattr(MaildirMailer, "send", stuttering)
     assert run_demo(1, QUICK, 0, exit_when_done=True) == 1
