@@ -123,6 +123,7 @@ class TokenSigner:
         )
 
 
+_SAFE_IN_PATHS = bytes.maketrans(b"+/", b"-_")
 _FORGED = "This link was not made here, or a part of it is missing. Open it again from the mail it came in."
 _EXPIRED = "This link has expired. Ask for a new one on the first page."
 
@@ -133,7 +134,8 @@ def _hash_address(name: str, secret: str, address_key: str) -> str:
 
 
 def _encode(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    # As `base64.urlsafe_b64encode` does it, which takes twice as long for so few bytes.
+    return binascii.b2a_base64(raw, newline=False).translate(_SAFE_IN_PATHS, b"=").decode("ascii")
 
 
 def _decode(text: str) -> bytes:

@@ -80,15 +80,14 @@ def status(as_json: _AsJson = False) -> None:
 
 def _warm_up(connection: Connection, settings: Settings, *, now: datetime) -> dict[str, int] | None:
     """How far the warm-up has come; None where there is none, or where it is over."""
-    from zoneinfo import ZoneInfo
-
+    from newsletter.domain.cadence import local_date
     from newsletter.domain.rates import progress_on
     from newsletter.store.reports import warm_up_progress
 
     plan = settings.warm_up_plan
     if plan is None:
         return None
-    today = now.astimezone(ZoneInfo(settings.timezone)).date()
+    today = local_date(now, settings.timezone)
     progress = progress_on(today, warm_up_progress(connection, plan.plan))
     left = plan.allowance(progress)
     return None if left is None else {"day": progress.day, "days": len(plan.days), "left": left}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
-from zoneinfo import ZoneInfo
 
 import typer
 
@@ -129,11 +128,13 @@ def pause(
     if weeks is not None and until is not None:
         raise typer.BadParameter("Give --weeks or --until, not both.")
     with opened_app() as newsletter:
+        from newsletter.domain.cadence import local_date
+
         dossier = find_dossier(newsletter, address)
         now = newsletter.clock.now()
         day = _parse_date(until)
         if weeks is not None:
-            day = now.astimezone(ZoneInfo(dossier.subscriber.slot.timezone)).date() + timedelta(weeks=weeks)
+            day = local_date(now, dossier.subscriber.slot.timezone) + timedelta(weeks=weeks)
         newsletter.overseeing.pause(address, until=day, now=now)
     typer.echo("Paused until they are resumed." if day is None else f"Paused until {day}.")
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 from email_validator import EmailNotValidError, validate_email
 
@@ -73,26 +72,25 @@ class Address:
         text: for people: the local part as it was typed, the domain in lower case and in its own script.
         key: the same for every way to write the same address; for look-ups and hashes, never to send to.
         domain_ascii: the domain as the DNS knows it.
+        wire: the address for the envelope: the local part as it is, the domain in ASCII.
     """
 
     text: str
     key: str
     domain_ascii: str
+    wire: str = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse what could end an SMTP command early, even where somebody went around `parse_address`.
+        """Make `wire`; refuse what could end an SMTP command early, even where somebody went around `parse_address`.
 
         Raises:
             AddressError: white space, a control character or an angle bracket.
         """
-        if _UNWRITABLE.search(self.wire):
+        wire = f"{self.text.rpartition('@')[0]}@{self.domain_ascii}"
+        if _UNWRITABLE.search(wire):
             message = f"We cannot write to this address. {_LIKE_THIS}"
             raise AddressError(message)
-
-    @cached_property
-    def wire(self) -> str:
-        """The address for the envelope: the local part as it is, the domain in ASCII."""
-        return f"{self.text.rpartition('@')[0]}@{self.domain_ascii}"
+        object.__setattr__(self, "wire", wire)
 
     @property
     def needs_smtputf8(self) -> bool:

@@ -112,6 +112,12 @@ def known_timezone(name: str) -> bool:
     return name in _timezones()
 
 
+@lru_cache(maxsize=4096)
+def local_date(instant: datetime, timezone: str) -> date:
+    """The date in `timezone` at an instant."""
+    return _local(instant, timezone).date()
+
+
 def slot_instant(day: date, at: time, timezone: str) -> datetime:
     """The instant (UTC) at which a wall clock in `timezone` shows `at` on `day`.
 
@@ -131,7 +137,7 @@ def first_slot(slot: Slot, *, not_before: datetime) -> datetime:
     """The first instant of the slot at or after `not_before`."""
     # Where a gap swallowed a whole day (Apia, 30 December 2011), that day's slot happens on the next one. The
     # search begins a week early, so that whoever asks on that next day is still given it.
-    day = _weekday_on_or_after(slot.weekday, _local_date(not_before, slot.timezone)) - _WEEK
+    day = _weekday_on_or_after(slot.weekday, local_date(not_before, slot.timezone)) - _WEEK
     while (instant := slot_instant(day, slot.at, slot.timezone)) < not_before:
         day += _WEEK
     return instant
@@ -149,6 +155,7 @@ def min_gap(pace: int) -> timedelta:
     return MIN_GAP + (pace - 1) * _WEEK
 
 
+@lru_cache(maxsize=1024)
 def next_due(
     slot: Slot,
     *,
@@ -168,6 +175,7 @@ def next_due(
     `now` lies before `last_letter_at`. `after` is the step's own distance in days, a begun day counted as a
     whole one; before the first letter it means nothing. `not_before` comes from a pause, a cap or a hard day.
     """
+    # Kept, since those of one slot get their letters in the same moment, and with them the same answer.
     if last_letter_at is not None and after is not None:
         return _due_after(slot, now, last_letter_at, max(1, -(-after // _DAY)) * pace, not_before)
 
@@ -179,7 +187,7 @@ def next_due(
         return Due(at=free, rule="slot")
     # The reader's rhythm alone would give a slot `pace` weeks on, or the first one that is not past. What is
     # later than both was held back by min_gap, and `explain` has to be able to say so.
-    rested = _local_date(last_letter_at, slot.timezone) + (pace - 1) * _WEEK + _DAY
+    rested = local_date(last_letter_at, slot.timezone) + (pace - 1) * _WEEK + _DAY
     in_rhythm = free == _slot_on_or_after(slot, rested) or free == first_slot(slot, not_before=now)
     return Due(at=free, rule="slot" if in_rhythm else "min_gap")
 
@@ -195,7 +203,7 @@ def resume_due(slot: Slot, *, on: date, now: datetime, last_letter_at: datetime 
 
 def local_week(instant: datetime, timezone: str) -> tuple[int, int]:
     """ISO year and week of the local date; pairs compare in the order of time."""
-    year, week, _ = _local_date(instant, timezone).isocalendar()
+    year, week, _ = local_date(instant, timezone).isocalendar()
     return year, week
 
 
@@ -214,7 +222,7 @@ def waking_from(now: datetime, timezone: str) -> datetime:
     """When a late letter may leave (UTC): `now` from 08:00 to 20:00 local, else the next local 08:00."""
     if _awake(now, timezone):
         return now.astimezone(UTC)
-    zone, today = _zone(timezone), _local_date(now, timezone)
+    zone, today = _zone(timezone), local_date(now, timezone)
     # Where a day comes twice, its first 08:00 may be over and its second one yet to come. Where a gap
     # swallowed 08:00, the hour that stands for it may be no waking one; then it is the day after.
     mornings = [
@@ -232,7 +240,7 @@ def _awake(instant: datetime, timezone: str) -> bool:
 
 def _due_after(slot: Slot, now: datetime, last_letter_at: datetime, days: int, not_before: datetime | None) -> Due:
     earliest = now if not_before is None else max(now, not_before)
-    target = slot_instant(_local_date(last_letter_at, slot.timezone) + days * _DAY, slot.at, slot.timezone)
+    target = slot_instant(local_date(last_letter_at, slot.timezone) + days * _DAY, slot.at, slot.timezone)
     if target >= earliest:
         return Due(at=target, rule="after")
     at = first_slot(slot, not_before=earliest)
@@ -254,10 +262,6 @@ def _local(instant: datetime, timezone: str) -> datetime:
         message = f"{instant} has no zone; an instant is aware."
         raise ValueError(message)
     return instant.astimezone(_zone(timezone))
-
-
-def _local_date(instant: datetime, timezone: str) -> date:
-    return _local(instant, timezone).date()
 
 
 @lru_cache(maxsize=1024)

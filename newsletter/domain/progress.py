@@ -66,7 +66,7 @@ def next_step(sequence: LetterSequence, *, received: Collection[str], passed: Co
 
 def steps_ahead(sequence: LetterSequence, *, received: Collection[str], passed: Collection[str]) -> int:
     """How many steps are still ahead, the next one included."""
-    return sum(step.identity not in received and step.identity not in passed for step in sequence.steps)
+    return len(sequence.identities.difference(received, passed))
 
 
 def standing(anchor: str | None, outlines: Sequence[Outline]) -> str | None:

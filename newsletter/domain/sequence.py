@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from enum import StrEnum
+from functools import cached_property
 
 
 class Start(StrEnum):
@@ -116,6 +117,11 @@ class Sequence:
     def endless(self) -> bool:
         """Whether it begins anew after its last step."""
         return self.on_finish.finish is Finish.REPEAT
+
+    @cached_property
+    def identities(self) -> frozenset[str]:
+        """What its steps are remembered by."""
+        return frozenset(step.identity for step in self.steps)
 
     def step(self, identity: str) -> Step | None:
         """The step remembered as `identity`, or None where this revision has it no more."""

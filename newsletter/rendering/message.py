@@ -199,8 +199,10 @@ def _own_headers(headers: MessageHeaders, *, boundary: str, smtputf8: bool) -> s
 
 def _bounded(lines: Sequence[str]) -> str:
     for line in lines:
-        # Most are short, and what is folded may be long in all.
-        if len(line) > LINE_LENGTH and any(len(one.encode("utf-8")) > HARD_LINE_LENGTH for one in line.split("\r\n")):
+        # Most are short, whatever they hold, and what is folded may be long in all.
+        if len(line) * 4 > HARD_LINE_LENGTH and any(
+            len(one.encode("utf-8")) > HARD_LINE_LENGTH for one in line.split("\r\n")
+        ):
             message = f"The {line.split(':')[0]} header is too long for an email; shorten it."
             raise RenderError(message)
     return "\r\n".join(lines)

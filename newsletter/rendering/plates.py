@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from markupsafe import escape
 
@@ -17,6 +17,8 @@ from newsletter.rendering.message import LINE_LENGTH, quoted_printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+T = TypeVar("T")
 
 # A name below .invalid belongs to nobody (RFC 2606), so no letter can hold it by chance.
 PLACEHOLDERS = Links(
@@ -80,17 +82,11 @@ class Pattern:
 
     def filled(self, values: Mapping[str, str]) -> str:
         """The part with `values` in its holes."""
-        parts = [self.pieces[0]]
-        for hole, piece in zip(self.holes, self.pieces[1:], strict=True):
-            parts += (values[hole], piece)
-        return "".join(parts)
+        return "".join(_woven(self.pieces, [values[hole] for hole in self.holes]))
 
     def filled_encoded(self, values: Mapping[str, bytes]) -> bytes:
         """The same in quoted-printable; `values` are encoded already."""
-        parts = [self.encoded[0]]
-        for hole, piece in zip(self.holes, self.encoded[1:], strict=True):
-            parts += (values[hole], piece)
-        return b"".join(parts)
+        return b"".join(_woven(self.encoded, [values[hole] for hole in self.holes]))
 
 
 @dataclass(frozen=True)
@@ -142,6 +138,14 @@ class Plate:
             reply_to=self.reply_to,
             has_dots=b"\n." in begun or self.html.has_dots or self.text.has_dots,
         )
+
+
+def _woven(pieces: tuple[T, ...], fillings: list[T]) -> list[T]:
+    """The pieces with a filling between each two."""
+    woven: list[T] = [*pieces, *fillings]
+    woven[::2] = pieces
+    woven[1::2] = fillings
+    return woven
 
 
 def _encoded_link(link: str) -> bytes:

@@ -8,11 +8,10 @@ from collections.abc import Sequence as AbstractSequence
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from newsletter.domain import progress
 from newsletter.domain.addresses import Address, stored_address
-from newsletter.domain.cadence import min_gap
+from newsletter.domain.cadence import local_date, min_gap
 from newsletter.domain.delivery import Kind
 from newsletter.domain.sequence import Affirmation, RelatedPost, Revision, Sequence, Step
 from newsletter.errors import RenderError
@@ -185,7 +184,7 @@ class Composer:
             country=reader.country,
             discreet=reader.discreet,
             welcome_back=_is_welcome_back(record),
-            local_date=local_date(item.due_at, reader),
+            local_date=local_date(item.due_at, reader.slot.timezone),
             links=links,
         )
         letter = edition.typesetter.encoded_letter(sequence, step, facts)
@@ -209,7 +208,7 @@ class Composer:
                 facts = NoticeFacts(
                     action_url=f"{self._site.base_url}/confirm/{token}",
                     discreet=reader.discreet,
-                    expires_text=f"until {_day_in_words(local_date(expires_at, reader))}",
+                    expires_text=f"until {_day_in_words(local_date(expires_at, reader.slot.timezone))}",
                 )
             case Kind.ALREADY_SUBSCRIBED:
                 token = own_page_token(self._signer, reader)
@@ -329,11 +328,6 @@ def _position(edition: Edition, sequence: Sequence, place: progress.Place, item:
         return number, None
     ahead = progress.steps_ahead(sequence, received=received, passed=place.passed - {item.step})
     return number, len(received) + ahead
-
-
-def local_date(instant: datetime, reader: Subscriber) -> date:
-    """The reader's date at an instant."""
-    return instant.astimezone(ZoneInfo(reader.slot.timezone)).date()
 
 
 def _is_welcome_back(record: Subscription) -> bool:

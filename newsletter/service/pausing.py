@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo
 
+from newsletter.domain.cadence import local_date
 from newsletter.domain.subscription import Action, State, after
 from newsletter.errors import InvalidChoice, NotAllowed
 from newsletter.service import progression
@@ -24,7 +24,7 @@ def pause_reader(connection: Connection, reader: Subscriber, *, until: date | No
         InvalidChoice: a date that is past or more than a year away.
         NotAllowed: there is nothing to hold.
     """
-    today = now.astimezone(ZoneInfo(reader.slot.timezone)).date()
+    today = local_date(now, reader.slot.timezone)
     if until is not None and not today < until <= today + LONGEST_PAUSE:
         raise InvalidChoice("Choose a day after today, within a year.", field="until")
     records = subscriptions.subscriptions_of(connection, reader.id)

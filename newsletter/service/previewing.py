@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import uuid4
 
-from newsletter.domain.cadence import Slot
+from newsletter.domain.cadence import Slot, local_date
 from newsletter.domain.editing import identify
 from newsletter.domain.sequence import Revision, Sequence, Step
 from newsletter.domain.subscription import SubscriberId
 from newsletter.rendering.facts import LetterFacts, Rendered
-from newsletter.service.composing import Composer, choose_affirmation, choose_posts, local_date
+from newsletter.service.composing import Composer, choose_affirmation, choose_posts
 from newsletter.service.editions import Editions
 from newsletter.store.subscriptions import Subscriber
 
@@ -67,7 +67,7 @@ class Previewing:
                 country=country,
                 discreet=discreet,
                 welcome_back=False,
-                local_date=local_date(now, reader),
+                local_date=local_date(now, reader.slot.timezone),
                 links=links,
             )
             rendered = typesetter.letter(sequence, step, facts)

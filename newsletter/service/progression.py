@@ -9,10 +9,9 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from types import MappingProxyType
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from newsletter.domain import progress
-from newsletter.domain.cadence import Due, next_due, resume_due
+from newsletter.domain.cadence import Due, local_date, next_due, resume_due
 from newsletter.domain.progress import Place
 from newsletter.domain.sequence import Finish, Step
 from newsletter.domain.subscription import Action, State, after
@@ -237,7 +236,7 @@ def grow(connection: Connection, reader: Subscriber, record: Subscription, *, no
     if state is None:
         return record
     siblings = subscriptions.subscriptions_of(connection, reader.id)
-    today = now.astimezone(ZoneInfo(reader.slot.timezone)).date()
+    today = local_date(now, reader.slot.timezone)
     resting = reader.paused_until is not None and today < reader.paused_until
     if resting or any(sibling.state is State.PAUSED for sibling in siblings):
         state = after(state, Action.PAUSE) or state

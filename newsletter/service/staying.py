@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo
 
 from newsletter.domain.addresses import mask_address
+from newsletter.domain.cadence import local_date
 from newsletter.domain.progress import steps_ahead
 from newsletter.domain.subscription import OPEN, State
 from newsletter.errors import InvalidChoice, TokenExpired
@@ -95,7 +95,7 @@ class Staying:
         """
         with self._database.write() as connection:
             reader = self._reader(connection, token, now=now, lock=True)
-            today = now.astimezone(ZoneInfo(reader.slot.timezone)).date()
+            today = local_date(now, reader.slot.timezone)
             if until is None:
                 if weeks is None or not 1 <= weeks <= 52:  # noqa: PLR2004  (a year)
                     raise InvalidChoice("Choose a pause of one, two or four weeks, or a date.", field="weeks")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
 
 from newsletter.domain.addresses import Address, mask_address, parse_address
-from newsletter.domain.cadence import Slot, min_gap, next_due
+from newsletter.domain.cadence import Slot, local_date, min_gap, next_due
 from newsletter.domain.delivery import Kind
 from newsletter.domain.sequence import Sequence, Start
 from newsletter.domain.subscription import OPEN, Action, State, after
@@ -181,9 +180,9 @@ class Subscribing:
                 seen_revision=edition.number, now=now,
             )  # fmt: skip
         address_hash = self._signer.hash_address(address.key)
-        local_date = now.astimezone(ZoneInfo(self._choices.default_slot().timezone)).date()
+        today = local_date(now, self._choices.default_slot().timezone)
         if not self._may_write(connection, address, now=now) or not suppressions.add_notice(
-            connection, address_hash=address_hash, local_date=local_date, now=now
+            connection, address_hash=address_hash, local_date=today, now=now
         ):
             return
         if record.state is State.PENDING:
@@ -194,7 +193,7 @@ class Subscribing:
         deliveries.plan_notice(
             connection,
             kind,
-            dedup_key=f"{kind}:{address_hash}:{local_date}",
+            dedup_key=f"{kind}:{address_hash}:{today}",
             subscriber_id=reader.id,
             subscription_id=record.id,
             payload=choices,

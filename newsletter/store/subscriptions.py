@@ -467,8 +467,8 @@ def _slot_values(slot: Slot) -> Mapping[str, Any]:
 
 def _to_subscriber(row: Sequence[Any]) -> Subscriber:
     values = dict(zip(_SUBSCRIBER_COLUMNS, row, strict=True))
-    slot = _slot(values.pop("weekday"), values.pop("at"), values.pop("timezone"))
-    return _subscriber({"slot": slot, **values})
+    values["slot"] = _slot(values.pop("weekday"), values.pop("at"), values.pop("timezone"))
+    return _subscriber(values)
 
 
 @lru_cache(maxsize=4096)
