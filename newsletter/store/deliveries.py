@@ -23,21 +23,14 @@ from newsletter.store.statements import insert_or_nothing
 from newsletter.store.tables import HAS_DETAILS, delivery
 from newsletter.store.types import ordered_id
 
-OPEN_STATES = (State.PLANNED, State.CLAIMED, State.HANDING_OVER, State.HELD, State.UNCERTAIN)
-
 # Written out, so that both databases see that the partial indexes serve.
 LEAVING: ColumnElement[bool] = literal_column("delivery.state IN ('planned', 'uncertain')")
-OWNED: ColumnElement[bool] = literal_column("delivery.state IN ('claimed', 'handing_over')")
+OWNED: ColumnElement[bool] = literal_column("delivery.owner IS NOT NULL")
 _HELD: ColumnElement[bool] = literal_column("delivery.state = 'held'")
 _HAS_DETAILS: ColumnElement[bool] = literal_column(f"({HAS_DETAILS})")
 
 COLUMNS = [column for column in delivery.columns if column.name != "dedup_key"]
-_IS_OPEN = and_(
-    delivery.c.subscription_id.is_not(None),
-    delivery.c.kind == Kind.LETTER,
-    delivery.c.state.in_(OPEN_STATES),
-    ~delivery.c.received,
-)
+_IS_OPEN = and_(delivery.c.kind == Kind.LETTER, delivery.c.closed_at.is_(None))
 
 
 class Delivery(NamedTuple):

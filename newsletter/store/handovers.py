@@ -312,10 +312,10 @@ _UNCONFIRMED = (SubscriptionState.PENDING, SubscriptionState.LEFT, SubscriptionS
 def _ours(given: _Given, state: ColumnElement[str]) -> ColumnElement[bool]:
     return and_(
         delivery.c.id == given["id"],
+        delivery.c.state == state,
         # Not the column itself: PostgreSQL would see that the index of what is owned serves, hold it for short, and
         # read everything that was owned since the last vacuum instead of a few rows by their key.
-        delivery.c.state.concat(literal_column("''")) == state,
-        delivery.c.owner == given["owner"],
+        delivery.c.owner.concat(literal_column("''")) == given["owner"],
         delivery.c.epoch == given["epoch"],
     )
 

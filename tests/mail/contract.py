@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from newsletter.domain.delivery import Outcome
 from newsletter.errors import RelayUnavailable
-from newsletter.mail import Envelope, Timeouts
+from newsletter.mail import Envelope, Timeouts, parse_mail_url
+from newsletter.mail.smtp import SmtpMailer
 
 if TYPE_CHECKING:
     from newsletter.mail import Mailer
+    from tests.support.smtp_server import SmtpServer
 
 # Short enough for a test that waits until one is used up, long enough for a busy machine.
 QUICK = Timeouts(
@@ -37,6 +39,11 @@ def build_envelope(
     """A letter that can be told apart by its number."""
     header = b"Message-ID: <%d@news.example>\r\nSubject: Letter %d\r\n\r\n" % (number, number)
     return Envelope(sender=sender, recipient=recipient, content=header + body, smtputf8=smtputf8)
+
+
+def build_mailer(server: SmtpServer, **options: Any) -> SmtpMailer:
+    """A mailer for a server that checks no certificate and asks for no name."""
+    return SmtpMailer(parse_mail_url(server.url), local_hostname="worker.example", **options)
 
 
 class Mailbox(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,7 +14,7 @@ from newsletter.errors import RelayUnavailable
 from newsletter.mail import Envelope, Mailer, Timeouts, open_mailer, parse_mail_url
 from newsletter.mail.conversation import own_name
 from newsletter.mail.smtp import SmtpMailer
-from tests.mail.contract import QUICK, MailerContract, build_envelope
+from tests.mail.contract import QUICK, MailerContract, build_envelope, build_mailer
 from tests.support.smtp_server import EXTENSIONS, Delay, Reply, SmtpServer
 
 if TYPE_CHECKING:
@@ -50,10 +50,6 @@ def mailer(smtp_server: SmtpServer) -> Iterator[SmtpMailer]:
     mailer = build_mailer(smtp_server)
     yield mailer
     mailer.close()
-
-
-def build_mailer(server: SmtpServer, **options: Any) -> SmtpMailer:
-    return SmtpMailer(parse_mail_url(server.url), local_hostname="worker.example", **options)
 
 
 def send(mailer: SmtpMailer, envelope: Envelope | None = None) -> Outcome:

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import example, given
@@ -18,18 +18,19 @@ from hypothesis import strategies as st
 from newsletter.domain.delivery import Outcome
 from newsletter.mail import Timeouts
 from newsletter.mail.base import verdict_of
-from tests.mail.contract import QUICK, build_envelope
+from tests.mail.contract import QUICK, build_envelope, build_mailer
 from tests.mail.test_smtp_pipelining import Tap as PlainTap
-from tests.mail.test_smtp_pipelining import build_mailer
-from tests.support.smtp_server import EXTENSIONS, Close, Delay, Drip, Hang, Raw, Reply, Reset, SmtpServer
+from tests.support.smtp_server import EXTENSIONS, Close, Delay, Do, Drip, Hang, Raw, Reply, Reset, SmtpServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from newsletter.mail import Envelope
     from newsletter.mail.base import Verdict
     from newsletter.mail.smtp import SmtpMailer
-    from tests.support.smtp_server import Security, Session, Step
+    from tests.support.smtp_server import Security, Step
+
+OFFERS = ["PIPELINING"]
 
 
 def nth(number: int, *, body: bytes = b".Breathe in.\r\n") -> Envelope:
@@ -51,21 +52,6 @@ def message(letter: Envelope) -> bytes:
 ONE, TWO, THREE = nth(1), nth(2), nth(3)
 
 
-@pytest.fixture
-def smtp_server() -> Iterator[SmtpServer]:
-    """A server that offers PIPELINING."""
-    with SmtpServer(extensions=[*EXTENSIONS, "PIPELINING"]) as server:
-        yield server
-
-
-@pytest.fixture
-def mailer(smtp_server: SmtpServer) -> Iterator[SmtpMailer]:
-    mailer = build_mailer(smtp_server)
-    mailer.open()
-    yield mailer
-    mailer.close()
-
-
 class Tap(PlainTap):
     """A mailer's socket that can be watched, and that fails after so many bytes, however many buffers it is given.
 
@@ -82,17 +68,6 @@ class Tap(PlainTap):
             self.refusals -= 1
             raise BlockingIOError
         return self.send(b"".join(buffers))
-
-
-@dataclass(frozen=True)
-class Do:
-    """Something else happens at this stage of a conversation; what comes next follows."""
-
-    action: Callable[[], object]
-    speaks: ClassVar[bool] = False
-
-    def take(self, session: Session) -> None:
-        self.action()
 
 
 def for_(letter: Envelope) -> Callable[[str], bool]:
@@ -802,12 +777,6 @@ FATES = [
 """A reply that refuses for now or for good lasts; whatever ends the connection does not."""
 
 fates = st.one_of(st.just(TAKEN), st.sampled_from(FATES))
-
-
-@pytest.fixture(scope="module")
-def kept_server() -> Iterator[SmtpServer]:
-    with SmtpServer(extensions=[*EXTENSIONS, "PIPELINING"]) as server:
-        yield server
 
 
 numbers = itertools.count(1000)

@@ -12,40 +12,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from newsletter.domain.delivery import Outcome
-from newsletter.mail import parse_mail_url
 from newsletter.mail.base import verdict_of
 from newsletter.mail.smtp import SmtpMailer
-from tests.mail.contract import QUICK, MailerContract, build_envelope
+from tests.mail.contract import QUICK, MailerContract, build_envelope, build_mailer
 from tests.mail.test_smtp import SmtpMailbox
-from tests.support.smtp_server import EXTENSIONS, Close, Delay, Raw, Reply, SmtpServer
+from tests.support.smtp_server import Close, Delay, Raw, Reply, SmtpServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from tests.support.smtp_server import Step
 
+OFFERS = ["PIPELINING"]
 ENVELOPE = build_envelope(body=b".Breathe in.\r\n")
 GROUP = b"MAIL FROM:<b+token@news.example> SIZE=%d\r\nRCPT TO:<maria@example.org>\r\nDATA\r\n" % len(ENVELOPE.content)
 MESSAGE = ENVELOPE.content.replace(b"\r\n.", b"\r\n..") + b".\r\n"
-
-
-@pytest.fixture
-def smtp_server() -> Iterator[SmtpServer]:
-    """A server that offers PIPELINING."""
-    with SmtpServer(extensions=[*EXTENSIONS, "PIPELINING"]) as server:
-        yield server
-
-
-@pytest.fixture
-def mailer(smtp_server: SmtpServer) -> Iterator[SmtpMailer]:
-    mailer = build_mailer(smtp_server)
-    mailer.open()
-    yield mailer
-    mailer.close()
-
-
-def build_mailer(server: SmtpServer, **options: Any) -> SmtpMailer:
-    return SmtpMailer(parse_mail_url(server.url), local_hostname="worker.example", **options)
 
 
 class Tap:
@@ -225,12 +206,6 @@ ANSWERS = (
     Reply(554, "5.7.1 Two\nlines"),
 )
 answers = st.sampled_from(ANSWERS)
-
-
-@pytest.fixture(scope="module")
-def kept_server() -> Iterator[SmtpServer]:
-    with SmtpServer(extensions=[*EXTENSIONS, "PIPELINING"]) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import partial
 from threading import Barrier, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +13,17 @@ from newsletter.errors import DatabaseUnavailable
 from newsletter.fibres import Hub
 from newsletter.service.desk import Desk
 from newsletter.service.office import Seat
-from newsletter.service.sending import Crew, Lane
+from newsletter.service.sending import Crew
+from tests.service.conftest import LANES, crew_of
 from tests.support.smtp_server import Delay, Reply, SmtpServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.support.building import House, Reader
 
 TUESDAY = "2026-11-24 09:00"
 READERS = 40
-LANES = 8
 
 
 @pytest.fixture
@@ -37,31 +36,6 @@ def readers(house: House) -> list[Reader]:
     assert house.plan() == READERS
     assert house.lanes  # enrols the worker
     return found
-
-
-@pytest.fixture
-def hub() -> Hub:
-    """Where the lanes of a crew run."""
-    return Hub()
-
-
-@pytest.fixture
-def desk(house: House, hub: Hub) -> Desk:
-    """The worker's desk for letters."""
-    return Desk(house.app.office, worker=house.worker, letters=True, clock=house.clock, stop=house.stop, waiting=hub)
-
-
-@pytest.fixture
-def crew(house: House, desk: Desk, hub: Hub) -> Iterator[Crew]:
-    """Lanes at one desk."""
-    crew = crew_of(house, desk, hub, open_mailer=partial(house.app.open_mailer, waiting=hub))
-    yield crew
-    crew.close()
-
-
-def crew_of(house: House, desk: Desk, hub: Hub, *, open_mailer: Callable[[], Any]) -> Crew:
-    lanes = [Lane(desk, open_mailer=open_mailer, stop=house.stop, waiting=hub) for _ in range(LANES)]
-    return Crew(desk, lanes, hub=hub)
 
 
 def count_commits(house: House) -> list[None]:

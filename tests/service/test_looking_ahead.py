@@ -10,21 +10,21 @@ from datetime import timedelta
 from functools import partial
 from itertools import count, pairwise
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from sqlalchemy import update
 
 from newsletter.domain.delivery import State
 from newsletter.errors import DatabaseUnavailable
-from newsletter.fibres import Hub
-from newsletter.service import rounds, sending
+from newsletter.service import rounds
 from newsletter.service.composing import Composer
 from newsletter.service.desk import Desk
 from newsletter.service.sending import Crew, Lane
 from newsletter.store import tables
+from tests.service.conftest import LANES
 from tests.support.building import House, letter, local
-from tests.support.smtp_server import EXTENSIONS, Close, Delay, Reply, Session, SmtpServer
+from tests.support.smtp_server import EXTENSIONS, Close, Delay, Do, Reply, SmtpServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 TUESDAY = "2026-11-24 09:00"
 READERS = 6
 CROWD = 30
-LANES = 6
 STEPS = [f"step-{number}" for number in range(1, 8)]
 
 
@@ -48,24 +47,6 @@ def post() -> Iterator[SmtpServer]:
     """A mail server that offers PIPELINING."""
     with SmtpServer(extensions=[*EXTENSIONS, "PIPELINING"]) as server:
         yield server
-
-
-@pytest.fixture
-def restless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No lane rests after a conversation that broke off, nor before the database is told again."""
-    monkeypatch.setattr(sending, "_LONGEST_PAUSE", timedelta())
-    monkeypatch.setattr(sending, "_RECORD_PAUSES_SECONDS", (0.0, 0.0, 0.0))
-
-
-@dataclass(frozen=True)
-class Do:
-    """Something else happens at this stage of a conversation; the server's usual reply follows."""
-
-    action: Callable[[], object]
-    speaks: ClassVar[bool] = False
-
-    def take(self, session: Session) -> None:
-        self.action()
 
 
 class Journal:
@@ -133,27 +114,6 @@ def open_lane(house: House, journal: Journal) -> Iterator[OpenLane]:
     yield open_it
     for lane in opened:
         lane.close()
-
-
-@pytest.fixture
-def hub() -> Hub:
-    return Hub()
-
-
-@pytest.fixture
-def desk(house: House, hub: Hub) -> Desk:
-    """The worker's desk for letters."""
-    return Desk(house.app.office, worker=house.worker, letters=True, clock=house.clock, stop=house.stop, waiting=hub)
-
-
-@pytest.fixture
-def crew(house: House, desk: Desk, hub: Hub) -> Iterator[Crew]:
-    """Lanes at one desk."""
-    opening = partial(house.app.open_mailer, waiting=hub)
-    lanes = [Lane(desk, open_mailer=opening, stop=house.stop, waiting=hub) for _ in range(LANES)]
-    crew = Crew(desk, lanes, hub=hub)
-    yield crew
-    crew.close()
 
 
 def of(reader: Reader) -> Callable[[str], bool]:

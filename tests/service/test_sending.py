@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import update
@@ -24,7 +23,7 @@ from newsletter.service.office import Handed
 from newsletter.store import tables
 from newsletter.store.types import DatabaseNow
 from tests.support.building import NOW, House, letter, local
-from tests.support.smtp_server import Close, Reply, Session, SmtpServer
+from tests.support.smtp_server import Close, Do, Reply, SmtpServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,23 +34,6 @@ TUESDAY = "2026-11-24 09:00"
 NEXT_TUESDAY = "2026-12-01 09:00"
 POISON = "This is two of trust in print 1. {% if letter.number == 2 %}{{ site.name - 1 }}{% endif %}"
 """Renders for every letter but somebody's second, so that publishing has no chance to see it."""
-
-
-@pytest.fixture
-def restless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No lane rests after a conversation that broke off."""
-    monkeypatch.setattr(sending, "_LONGEST_PAUSE", timedelta())
-
-
-@dataclass(frozen=True)
-class Do:
-    """Something else happens at this stage of a conversation; the server's usual reply follows."""
-
-    action: Callable[[], object]
-    speaks: ClassVar[bool] = False
-
-    def take(self, session: Session) -> None:
-        self.action()
 
 
 @pytest.fixture

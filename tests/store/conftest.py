@@ -31,6 +31,11 @@ GAP = timedelta(hours=120)
 YES = Answer(code=250, text="2.0.0 Taken", host="mail.example")
 
 
+def closed_at(values: dict[str, Any]) -> datetime | None:
+    """When a row of the ledger with these values was closed, or None where it is open."""
+    return NOW if values.get("received") or values.get("state") in {"failed", "withdrawn"} else None
+
+
 @dataclass(frozen=True)
 class Store:
     """The database, and the shortest way to a record in it."""
@@ -140,6 +145,8 @@ class Store:
     def set(self, table: str, identifier: Any, **values: Any) -> None:
         """Change a row past all rules but those of the schema."""
         named = tables.metadata.tables[table]
+        if table == "delivery" and {"state", "received"} & values.keys():
+            values = {"closed_at": closed_at(values), **values}
         with self.database.write() as connection:
             connection.execute(update(named).where(named.c.id == identifier).values(values))
 

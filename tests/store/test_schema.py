@@ -15,7 +15,7 @@ from newsletter.domain.subscription import State
 from newsletter.store import subscriptions, suppressions, tables
 from newsletter.store.database import Conflict
 from newsletter.store.statements import insert_or_nothing
-from tests.store.conftest import NOW, Store
+from tests.store.conftest import NOW, Store, closed_at
 
 if TYPE_CHECKING:
     from newsletter.store.subscriptions import Subscription
@@ -24,7 +24,7 @@ LETTER = {"kind": "letter", "sequence_key": "trust", "round": 1, "step": "one", 
 OWNED = {"owner": "worker-1"}
 GIVEN = {**OWNED, "handing_over_at": NOW}
 NOBODY = UUID(int=1)
-SENT = {"state": "sent", "received": True, "sent_at": NOW, "closed_at": NOW}
+SENT = {"state": "sent", "received": True, "sent_at": NOW}
 
 LEGAL = [
     pytest.param({}, id="planned"),
@@ -33,12 +33,12 @@ LEGAL = [
     pytest.param({"state": "handing_over", **GIVEN, "doubts": 1}, id="handing_over again"),
     pytest.param(SENT, id="sent"),
     pytest.param({**SENT, "doubts": 1}, id="sent the second time"),
-    pytest.param({"state": "failed", "closed_at": NOW}, id="failed"),
+    pytest.param({"state": "failed"}, id="failed"),
     pytest.param({"state": "held"}, id="held"),
     pytest.param({"state": "held", "received": True, "doubts": 1}, id="held for good"),
     pytest.param({"state": "held", "received": True, "doubts": 2}, id="held for good after the repeat"),
     pytest.param({"state": "uncertain", "doubts": 1}, id="uncertain"),
-    pytest.param({"state": "withdrawn", "closed_at": NOW}, id="withdrawn"),
+    pytest.param({"state": "withdrawn"}, id="withdrawn"),
     pytest.param({"state": "withdrawn", "doubts": 1}, id="withdrawn while uncertain"),
 ]
 ILLEGAL = [
@@ -48,6 +48,10 @@ ILLEGAL = [
     pytest.param({"sent_at": NOW}, id="a time of sending, and not sent"),
     pytest.param({**SENT, "received": False}, id="sent, and not received"),
     pytest.param({"received": True}, id="planned, and received"),
+    pytest.param({"closed_at": NOW}, id="planned, and closed"),
+    pytest.param({"state": "withdrawn", "closed_at": None}, id="withdrawn, and open"),
+    pytest.param({**SENT, "closed_at": None}, id="sent, and open"),
+    pytest.param({"state": "held", "received": True, "doubts": 1, "closed_at": None}, id="held for good, and open"),
     pytest.param({"state": "failed", "received": True}, id="failed, and received"),
     pytest.param({"state": "withdrawn", "received": True}, id="withdrawn, and received"),
     pytest.param({"state": "held", "received": True}, id="held and received without any doubt"),
@@ -83,6 +87,7 @@ def add_letter(store: Store, record: Subscription, **values: Any) -> UUID:
         "due_at": NOW,
         "next_try_at": NOW,
         "created_at": NOW,
+        "closed_at": closed_at(values),
         **LETTER,
         **values,
     }

@@ -487,7 +487,7 @@ class House:
         letters = tables.delivery.c
         with self.app.database.read() as connection:
             waiting = select(letters.subscription_id, letters.state).where(
-                letters.kind == Kind.LETTER, letters.state.in_(deliveries.OPEN_STATES), ~letters.received
+                letters.kind == Kind.LETTER, letters.closed_at.is_(None)
             )
             open_letters = {row.subscription_id: row.state for row in connection.execute(waiting)}
             people = select(tables.subscription, tables.subscriber.c.paused_until).join(tables.subscriber)

@@ -14,8 +14,8 @@ to take there instead of the usual reply:
     dot       after a message is complete. The ledger has it by then, unless a step replies with 4xx or 5xx,
               or `keep=False` says that it is lost
 
-Steps: `Reply`, `Raw`, `Delay`, `Drip`, `Endless`, `Hang`, `Close`, `Reset`. They run in order; where none
-says anything or ends the connection (so after `Delay`), the usual reply follows.
+Steps: `Reply`, `Raw`, `Delay`, `Do`, `Drip`, `Endless`, `Hang`, `Close`, `Reset`. They run in order; where none
+says anything or ends the connection (so after `Delay` and `Do`), the usual reply follows.
 """
 
 from __future__ import annotations
@@ -147,6 +147,18 @@ class Delay:
 
     def take(self, session: Session) -> None:
         session.sleep(self.seconds)
+
+
+@dataclass(frozen=True)
+class Do:
+    """Something else happens, anywhere; then what comes next."""
+
+    action: Callable[[], object]
+    speaks: ClassVar[bool] = False
+
+    def take(self, session: Session) -> None:
+        del session
+        self.action()
 
 
 @dataclass(frozen=True)

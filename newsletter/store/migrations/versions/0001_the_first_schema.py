@@ -113,7 +113,7 @@ def upgrade() -> None:
             "state = 'pending' OR confirmed_at IS NOT NULL OR state = 'left'", name=op.f("ck_subscription_confirmed")
         ),
         sa.CheckConstraint(
-            "state IN ('pending', 'active', 'paused', 'waiting', 'finished', 'left')",
+            "state = 'pending' OR state = 'active' OR state = 'paused' OR state = 'waiting' OR state = 'finished' OR state = 'left'",
             name=op.f("ck_subscription_state"),
         ),
         sa.CheckConstraint("round >= 1", name=op.f("ck_subscription_round")),
@@ -178,6 +178,10 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("(state = 'sent') = (sent_at IS NOT NULL)", name=op.f("ck_delivery_sent_at")),
         sa.CheckConstraint(
+            "(closed_at IS NOT NULL) = (received OR state = 'failed' OR state = 'withdrawn')",
+            name=op.f("ck_delivery_closed_at"),
+        ),
+        sa.CheckConstraint(
             "(state IN ('claimed', 'handing_over')) = (owner IS NOT NULL)", name=op.f("ck_delivery_owner")
         ),
         sa.CheckConstraint(
@@ -188,13 +192,13 @@ def upgrade() -> None:
             name=op.f("ck_delivery_letter"),
         ),
         sa.CheckConstraint(
-            "kind IN ('letter', 'confirmation', 'already_subscribed', 'link', 'rehearsal')",
+            "kind = 'letter' OR kind = 'confirmation' OR kind = 'already_subscribed' OR kind = 'link' OR kind = 'rehearsal'",
             name=op.f("ck_delivery_kind"),
         ),
         sa.CheckConstraint("state <> 'sent' OR received", name=op.f("ck_delivery_sent_is_received")),
         sa.CheckConstraint("state <> 'uncertain' OR doubts = 1", name=op.f("ck_delivery_repeated_once")),
         sa.CheckConstraint(
-            "state IN ('planned', 'claimed', 'handing_over', 'sent', 'failed', 'held', 'uncertain', 'withdrawn')",
+            "state = 'planned' OR state = 'claimed' OR state = 'handing_over' OR state = 'sent' OR state = 'failed' OR state = 'held' OR state = 'uncertain' OR state = 'withdrawn'",
             name=op.f("ck_delivery_state"),
         ),
         sa.CheckConstraint("doubts BETWEEN 0 AND 2", name=op.f("ck_delivery_doubts")),
@@ -241,20 +245,16 @@ def upgrade() -> None:
             "ix_delivery_owned",
             ["owner"],
             unique=False,
-            postgresql_where=sa.text("state IN ('claimed', 'handing_over')"),
-            sqlite_where=sa.text("state IN ('claimed', 'handing_over')"),
+            postgresql_where=sa.text("owner IS NOT NULL"),
+            sqlite_where=sa.text("owner IS NOT NULL"),
         )
         batch_op.create_index("ix_delivery_subscriber", ["subscriber_id", "id"], unique=False)
         batch_op.create_index(
             "uq_delivery_open",
             ["subscription_id"],
             unique=True,
-            postgresql_where=sa.text(
-                "subscription_id IS NOT NULL AND kind = 'letter' AND NOT received AND state IN ('planned', 'claimed', 'handing_over', 'held', 'uncertain')"
-            ),
-            sqlite_where=sa.text(
-                "subscription_id IS NOT NULL AND kind = 'letter' AND NOT received AND state IN ('planned', 'claimed', 'handing_over', 'held', 'uncertain')"
-            ),
+            postgresql_where=sa.text("kind = 'letter' AND closed_at IS NULL"),
+            sqlite_where=sa.text("kind = 'letter' AND closed_at IS NULL"),
         )
 
     op.create_table(
@@ -300,18 +300,14 @@ def downgrade() -> None:
     with op.batch_alter_table("delivery", schema=None) as batch_op:
         batch_op.drop_index(
             "uq_delivery_open",
-            postgresql_where=sa.text(
-                "subscription_id IS NOT NULL AND kind = 'letter' AND NOT received AND state IN ('planned', 'claimed', 'handing_over', 'held', 'uncertain')"
-            ),
-            sqlite_where=sa.text(
-                "subscription_id IS NOT NULL AND kind = 'letter' AND NOT received AND state IN ('planned', 'claimed', 'handing_over', 'held', 'uncertain')"
-            ),
+            postgresql_where=sa.text("kind = 'letter' AND closed_at IS NULL"),
+            sqlite_where=sa.text("kind = 'letter' AND closed_at IS NULL"),
         )
         batch_op.drop_index("ix_delivery_subscriber")
         batch_op.drop_index(
             "ix_delivery_owned",
-            postgresql_where=sa.text("state IN ('claimed', 'handing_over')"),
-            sqlite_where=sa.text("state IN ('claimed', 'handing_over')"),
+            postgresql_where=sa.text("owner IS NOT NULL"),
+            sqlite_where=sa.text("owner IS NOT NULL"),
         )
         batch_op.drop_index(
             "ix_delivery_leaving",
