@@ -92,12 +92,13 @@ clean:  ## remove the environment and everything that was built
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find newsletter tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The lock with its hashes first, then the project itself: pip cannot check the hash of a folder. Without
-# isolation its build uses the locked hatchling instead of downloading another.
+# The lock with its hashes first, then the project itself: pip cannot check the hash of a folder. The lock is
+# complete, hence no dependencies: where one asks for an extra of another, an older pip would look for the newest
+# version and refuse it. Without isolation the project's build uses the locked hatchling.
 $(STAMP): requirements-dev.lock pyproject.toml
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || { \
 		echo "Python 3.11, 3.12 or 3.13 (with venv and pip) is needed: name it with PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps -r requirements-dev.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,22 @@ class TestLockFiles:
         wanted = project["project"]["dependencies"] + groups["test"] + groups["dev"]
         assert_satisfied(wanted, locked(DEV_LOCK))
 
+    @pytest.mark.parametrize("path", [RUNTIME_LOCK, DEV_LOCK], ids=lambda path: path.name)
+    def test_a_lock_is_complete(self, project: dict, path: Path):
+        """A lock is installed without looking for dependencies, so it names them all, those of extras too."""
+        wanted = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["postgres"]
+        if path == DEV_LOCK:
+            wanted += project["dependency-groups"]["test"] + project["dependency-groups"]["dev"]
+        assert_satisfied(everything_that_needs(wanted), locked(path))
+
+    @pytest.mark.parametrize("path", [MAKEFILE, ROOT / "README.md"], ids=lambda path: path.name)
+    def test_a_lock_is_installed_as_it_stands(self, path: Path):
+        """pip before 23.3 looks for a newer version of what is needed with an extra, and refuses what it finds."""
+        commands = [line for line in path.read_text(encoding="utf-8").splitlines() if ".lock" in line]
+        installing = [line for line in commands if "pip install" in line]
+        assert installing
+        assert [line for line in installing if "--no-deps" not in line or "--require-hashes" not in line] == []
+
     def test_both_locks_agree(self):
         """What is tested is what runs."""
         tested = locked(DEV_LOCK)
@@ -100,6 +117,23 @@ class TestLockFiles:
     def test_scheduler_is_the_stable_line(self):
         """APScheduler 4 is a pre-release of another design."""
         assert locked(RUNTIME_LOCK)["apscheduler"].major == 3
+
+
+def everything_that_needs(requirements: list[str]) -> list[str]:
+    """Return these requirements and all that they need in turn, on this Python and system, by what is installed."""
+    found: dict[str, None] = {}
+    waiting = list(requirements)
+    while waiting:
+        text_of = waiting.pop()
+        each = Requirement(text_of)
+        if text_of in found or (each.marker and not each.marker.evaluate({"extra": ""})):
+            continue
+        found[text_of] = None
+        for needed in metadata.requires(each.name) or []:
+            marker = Requirement(needed).marker
+            if not marker or any(marker.evaluate({"extra": extra}) for extra in {"", *each.extras}):
+                waiting.append(needed.partition(";")[0])
+    return list(found)
 
 
 def assert_satisfied(requirements: list[str], pins: dict[str, Version]) -> None:
