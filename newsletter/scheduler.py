@@ -93,14 +93,15 @@ def _drain(app: App, worker: Worker) -> bool:
     before: int | None = None
     while not worker.stop.is_set():
         worker.rescue()
-        planned, accepted = _plan_and_send(worker)
-        if accepted:
+        planned, *accepted = _plan_and_send(worker)
+        if any(accepted):
             last_progress = time.monotonic()
             continue
         if planned:
             continue
         due = app.office.count_due(now=app.clock.now())
-        if due == 0 and not app.pacing.somebody_queues():
+        # Where planning failed, nobody knows yet what is due.
+        if due == 0 and planned is not None and not app.pacing.somebody_queues():
             return True
         if before is None or due < before:
             # What another worker has in hand is on its way, however long ours has found nothing to take.
@@ -112,17 +113,21 @@ def _drain(app: App, worker: Worker) -> bool:
     return app.office.is_done(now=app.clock.now())
 
 
-def _plan_and_send(worker: Worker) -> tuple[int, int]:
-    """Both at once: what is planned first leaves while the rest is still being planned. How many of each."""
+def _plan_and_send(worker: Worker) -> list[int | None]:
+    """Both at once: what is planned first leaves while the rest is still being planned.
+
+    Returns:
+        How many were planned, then how many each crew sent; None for what failed.
+    """
     actions = [guarded(worker.plan, "plan"), *(guarded(crew.send_due, "send") for crew in worker.crews)]
-    done = [0] * len(actions)
+    done: list[int | None] = [None] * len(actions)
 
     def run(index: int, action: Callable[[], int | None]) -> None:
-        done[index] = action() or 0
+        done[index] = action()
 
     threads = [Thread(target=run, args=(index, action)) for index, action in enumerate(actions)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return done[0], sum(done[1:])
+    return done

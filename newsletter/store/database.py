@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, RootTransaction, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
     ArgumentError,
@@ -81,8 +82,11 @@ class Database:
             writing = connection.execution_options(sqlite_begin="IMMEDIATE")
             with writing.begin() as transaction:
                 yield writing
-                if settle is not None:
-                    settle(transaction.commit)
+                commit = partial(_commit, transaction)
+                if settle is None:
+                    commit()
+                else:
+                    settle(commit)
 
     def close(self) -> None:
         """Close every connection."""
@@ -262,6 +266,17 @@ def _keep_a_log(cursor: sqlite3.Cursor) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     kind = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
     connection.exec_driver_sql(f"BEGIN {kind}")
+
+
+def _commit(transaction: RootTransaction) -> None:
+    try:
+        transaction.commit()
+    except BaseException:
+        # SQLite's transaction goes on, with its lock, when the commit has failed; SQLAlchemy takes it for ended and
+        # would hand the connection to the next who asks.
+        if not transaction.connection.invalidated:
+            transaction.connection.invalidate()
+        raise
 
 
 def _reason(error: DBAPIError) -> str:

@@ -38,6 +38,10 @@ from newsletter.store.types import DatabaseNow, UtcDateTime
 
 _LETTERS: ColumnElement[bool] = literal_column("delivery.kind = 'letter'")
 _FOR_PEOPLE: ColumnElement[bool] = literal_column("delivery.kind <> 'letter'")
+_STILL_LEAVING: ColumnElement[bool] = literal_column("delivery.state || '' IN ('planned', 'uncertain')")
+"""Not the column itself: PostgreSQL would hold the index of what waits for short, and compare every row of it with
+every candidate instead of finding the candidates by their keys."""
+
 _IN_THE_ORDER_OF_THE_INDEX = (
     "SELECT set_config('enable_bitmapscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)"
 )
@@ -404,7 +408,7 @@ def _claiming(which: ColumnElement[bool]) -> Prepared[Delivery]:
     )
     return Prepared(
         update(delivery)
-        .where(delivery.c.id.in_(select(candidates.c.id)), LEAVING, _lives(_OWNER), ~sending_is_stopped())
+        .where(delivery.c.id.in_(select(candidates.c.id)), _STILL_LEAVING, _lives(_OWNER), ~sending_is_stopped())
         .values(state=State.CLAIMED, owner=_OWNER, epoch=delivery.c.epoch + 1)
         .returning(*COLUMNS),
         to_delivery,

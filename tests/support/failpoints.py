@@ -267,7 +267,8 @@ def _inserted(table: str, values: set[str]) -> str | None:
     if table == "event":
         return next((name for name in _EVENTS if name in values), None)
     if table == "delivery":
-        return "planned" if "letter" in values else None
+        # PostgreSQL is given all rows as one text.
+        return "planned" if any(value == "letter" or '"kind": "letter"' in value for value in values) else None
     return _INSERTS.get(table)
 
 
