@@ -97,7 +97,7 @@ class TestLockFiles:
 
     @pytest.mark.parametrize("path", [MAKEFILE, ROOT / "README.md"], ids=lambda path: path.name)
     def test_a_lock_is_installed_as_it_stands(self, path: Path):
-        """An older pip (before 23.3) looks for a newer version of what is needed with an extra, and refuses what it finds."""
+        """Before 23.3 pip looks for a newer version of what is needed with an extra, and refuses what it finds."""
         commands = [line for line in path.read_text(encoding="utf-8").splitlines() if ".lock" in line]
         installing = [line for line in commands if "pip install" in line]
         assert installing
