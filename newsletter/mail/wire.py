@@ -14,6 +14,7 @@ import ssl
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 
 from newsletter.fibres import BLOCKING, READABLE, WRITABLE, Waiting
 from newsletter.mail.base import printable
@@ -261,8 +262,12 @@ class Wire:
         return self.socket
 
 
+@lru_cache(maxsize=256)
 def _parsed(line: bytes) -> tuple[int, str, bool]:
-    """Take a line of a reply apart: its code, its text, and whether another line follows."""
+    """Take a line of a reply apart: its code, its text, and whether another line follows.
+
+    Remembered: but for the last one a server says the same to every letter.
+    """
     digits, mark, text = line[:3], line[3:4], line[4:]
     if digits.isdigit() and b"2" <= digits < b"6":
         if mark in (b" ", b"-") and b"\0" not in text:

@@ -100,10 +100,9 @@ class Rendered:
 
 
 class Encoded(NamedTuple):
-    """The same letter with its two parts in quoted-printable; `message.compose` makes it travel.
+    """The same letter with its two parts in quoted-printable, no line of which begins with a dot.
 
-    Attributes:
-        has_dots: a line of a part may begin with a dot, which SMTP doubles.
+    `message.compose` makes it travel.
     """
 
     subject: str
@@ -111,7 +110,6 @@ class Encoded(NamedTuple):
     text: bytes
     from_name: str
     reply_to: str | None
-    has_dots: bool = True
 
     def __repr__(self) -> str:
         """Without the letter, which tells who reads it."""

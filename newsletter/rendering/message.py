@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from newsletter.rendering.facts import Rendered
+    from newsletter.rendering.plates import Plate
 
 LINE_LENGTH = 76  # RFC 2045, section 6.7 (5), and RFC 2047, section 2
 HARD_LINE_LENGTH = 998  # RFC 5322, section 2.1.1
 ENCODED_WORD_LENGTH = 75  # RFC 2047, section 2
 PLAIN_NAME_LENGTH = 60
 
-_ASCII_ADDRESS = re.compile(r"[^\s\x00-\x20\x7f-\U0010ffff<>()\[\],;:\\\"@]+@[A-Za-z0-9.-]+")
+PLAIN_ADDRESS = re.compile(r"[^\s\x00-\x20\x7f-\U0010ffff<>()\[\],;:\\\"@]+@[A-Za-z0-9.-]+")
 _ADDRESS = re.compile(r"[^\s\x00-\x20\x7f-\x9f<>()\[\],;:\\\"@]+@[^\s\x00-\x20\x7f-\x9f<>()\[\],;:\\\"@]+")
 _MESSAGE_ID = re.compile(r"<[!-;=?A-~]+@[!-;=?A-~]+>")
 _URL = re.compile(r"https?://[!#-;=?-~]+")
@@ -97,25 +98,55 @@ def compose(letter: Encoded, headers: MessageHeaders, *, smtputf8: bool = False)
     Raises:
         RenderError: a header would hold a line break, a control character, or something that it cannot say.
     """
-    # "=_" can stand in no quoted-printable line, so the boundary can never be part of a body.
-    boundary = "=_" + hashlib.sha256(headers.message_id.encode("utf-8")).hexdigest()[:24]
-    shared = _shared_headers(
+    return b"".join((shared_headers(letter, headers), own_headers(headers, smtputf8=smtputf8), parts(letter)))
+
+
+def shared_headers(letter: Encoded | Plate, headers: MessageHeaders) -> bytes:
+    """The headers above `To`: what all letters of a kind and a moment have in common. Written once for all of them.
+
+    Raises:
+        RenderError: as `compose` does.
+    """
+    return _shared_headers(
         letter.subject, headers.from_name, headers.from_address, headers.reply_to, headers.date,
         headers.date.utcoffset(), headers.list_id, headers.feedback_id,
     )  # fmt: skip
-    own = _own_headers(headers, boundary=boundary, smtputf8=smtputf8)
-    top = f"{shared}\r\n{own}".encode("utf-8" if smtputf8 else "ascii")
-    limit = f"--{boundary}".encode("ascii")
+
+
+def own_headers(headers: MessageHeaders, *, smtputf8: bool = False) -> bytes:
+    """The headers from `To` on: what is one reader's own, and nothing behind them.
+
+    Raises:
+        RenderError: as `compose` does.
+    """
+    lines = [
+        f"To: {_recipient(headers.to, smtputf8=smtputf8)}",
+        f"Message-ID: {_checked('Message-ID', headers.message_id, _MESSAGE_ID)}",
+    ]
+    if headers.unsubscribe_url is not None:
+        ways = [f"<{_checked('List-Unsubscribe', headers.unsubscribe_url, _URL)}>"]
+        if headers.unsubscribe_mailto is not None:
+            ways.append(f"<{_checked('List-Unsubscribe', headers.unsubscribe_mailto, _MAILTO)}>")
+        lines.append("List-Unsubscribe: " + ",\r\n ".join(ways))
+        lines.append("List-Unsubscribe-Post: List-Unsubscribe=One-Click")
+    lines.append(f'Content-Type: multipart/alternative; boundary="{_BOUNDARY}"')
+    return _bounded(lines).encode("utf-8" if smtputf8 else "ascii")
+
+
+def parts(letter: Encoded) -> bytes:
+    """All that follows the last header."""
+    limit = _BOUNDARY.encode()
     return b"".join(
         (
-            *(top, b"\r\n\r\n"),
-            *(limit, b"\r\n", _PART_TEXT, b"\r\n\r\n", letter.text, b"\r\n"),
-            *(limit, b"\r\n", _PART_HTML, b"\r\n\r\n", letter.html, b"\r\n"),
-            *(limit, b"--\r\n"),
+            *(b"\r\n\r\n--", limit, b"\r\n", _PART_TEXT, b"\r\n\r\n", letter.text),
+            *(b"\r\n--", limit, b"\r\n", _PART_HTML, b"\r\n\r\n", letter.html),
+            *(b"\r\n--", limit, b"--\r\n"),
         )
     )
 
 
+# "=_" can stand in no quoted-printable line, so that this can never be part of a body.
+_BOUNDARY = "=_one-letter-in-two-forms"
 _PART_TEXT = b'Content-Type: text/plain; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable'
 _PART_HTML = b'Content-Type: text/html; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable'
 
@@ -157,14 +188,11 @@ def _shared_headers(
     offset: timedelta | None,
     list_id: str | None,
     feedback_id: str | None,
-) -> str:
-    """What all letters of a moment have in common, written once.
-
-    `offset` is that of `date`: the same instant in another zone is equal, and written otherwise.
-    """
-    lines = [_mailbox("From", from_name, _checked("From", from_address, _ASCII_ADDRESS))]
+) -> bytes:
+    """Written once. `offset` is that of `date`: the same instant in another zone is equal, and written otherwise."""
+    lines = [_mailbox("From", from_name, _checked("From", from_address, PLAIN_ADDRESS))]
     if reply_to is not None:
-        lines.append(f"Reply-To: {_checked('Reply-To', reply_to, _ASCII_ADDRESS)}")
+        lines.append(f"Reply-To: {_checked('Reply-To', reply_to, PLAIN_ADDRESS)}")
     lines.append(_unstructured("Subject", subject))
     if offset is None:
         message = "The Date of a message needs an offset from UTC."
@@ -179,22 +207,7 @@ def _shared_headers(
     if list_id is not None:
         lines.append("Precedence: bulk")
     lines.append("MIME-Version: 1.0")
-    return _bounded(lines)
-
-
-def _own_headers(headers: MessageHeaders, *, boundary: str, smtputf8: bool) -> str:
-    lines = [
-        f"To: {_recipient(headers.to, smtputf8=smtputf8)}",
-        f"Message-ID: {_checked('Message-ID', headers.message_id, _MESSAGE_ID)}",
-    ]
-    if headers.unsubscribe_url is not None:
-        ways = [f"<{_checked('List-Unsubscribe', headers.unsubscribe_url, _URL)}>"]
-        if headers.unsubscribe_mailto is not None:
-            ways.append(f"<{_checked('List-Unsubscribe', headers.unsubscribe_mailto, _MAILTO)}>")
-        lines.append("List-Unsubscribe: " + ",\r\n ".join(ways))
-        lines.append("List-Unsubscribe-Post: List-Unsubscribe=One-Click")
-    lines.append(f'Content-Type: multipart/alternative; boundary="{boundary}"')
-    return _bounded(lines)
+    return f"{_bounded(lines)}\r\n".encode("ascii")
 
 
 def _bounded(lines: Sequence[str]) -> str:
@@ -222,7 +235,7 @@ def _recipient(address: str, *, smtputf8: bool) -> str:
     if not address.isascii():
         message = "The address holds letters that only a mail server with SMTPUTF8 can take."
         raise RenderError(message)
-    return _checked("To", address, _ASCII_ADDRESS)
+    return _checked("To", address, PLAIN_ADDRESS)
 
 
 def _spoken(name: str, value: str) -> str:

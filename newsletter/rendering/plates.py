@@ -28,7 +28,7 @@ PLACEHOLDERS = Links(
     too_much="https://qztoomuchqz.invalid",
 )
 _PLAIN_LINK = re.compile(r"[A-Za-z0-9:/?#._~-]*")
-"""A link that reads the same in HTML and in quoted-printable."""
+_DOT = ord(".")
 _ROOM = LINE_LENGTH - 1
 _SOFT_BREAK = b"=\r\n"
 
@@ -41,7 +41,8 @@ def _with_room(encoded: bytes) -> bytes:
         return encoded
     cut = LINE_LENGTH - 4
     cut -= 1 if last[cut - 1 : cut] == b"=" else 2 if last[cut - 2 : cut - 1] == b"=" else 0
-    return encoded[: start + cut] + _SOFT_BREAK + last[cut:]
+    rest = last[cut:]
+    return encoded[: start + cut] + _SOFT_BREAK + (b"=2E" + rest[1:] if rest.startswith(b".") else rest)
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,14 @@ class Pattern:
 
     Attributes:
         pieces: one more than there are holes.
-        encoded: the pieces in quoted-printable, each ready to stand at the beginning of a line.
+        encoded: the pieces in quoted-printable, each ready to stand at the beginning of a line. None of their lines
+            begins with a dot.
         holes: names of links.
-        has_dots: a line of a piece begins with a dot. To look for that in each letter takes longer than filling it.
     """
 
     pieces: tuple[str, ...]
     encoded: tuple[bytes, ...]
     holes: tuple[str, ...]
-    has_dots: bool
 
     @classmethod
     def of(cls, text: str, links: Mapping[str, str]) -> Pattern:
@@ -77,16 +77,15 @@ class Pattern:
             if number < last and piece and not piece.endswith("\n"):
                 part = _with_room(part) + _SOFT_BREAK
             encoded.append(part)
-        has_dots = any(b"\n." in b"\n" + part for part in encoded)
-        return cls(pieces, tuple(encoded), tuple(names[link] for link in found.findall(text)), has_dots)
+        return cls(pieces, tuple(encoded), tuple(names[link] for link in found.findall(text)))
 
     def filled(self, values: Mapping[str, str]) -> str:
         """The part with `values` in its holes."""
-        return "".join(_woven(self.pieces, [values[hole] for hole in self.holes]))
+        return "".join(woven(self.pieces, [values[hole] for hole in self.holes]))
 
     def filled_encoded(self, values: Mapping[str, bytes]) -> bytes:
         """The same in quoted-printable; `values` are encoded already."""
-        return b"".join(_woven(self.encoded, [values[hole] for hole in self.holes]))
+        return b"".join(woven(self.encoded, [values[hole] for hole in self.holes]))
 
 
 @dataclass(frozen=True)
@@ -122,42 +121,48 @@ class Plate:
 
     def encoded(self, links: Links) -> Encoded:
         """The same, as it travels."""
-        plain = links._asdict()
-        if _PLAIN_LINK.fullmatch("".join(links)):
-            escaped = encoded = {name: _folded(link) for name, link in plain.items()}
-        else:
-            encoded = {name: _encoded_link(link) for name, link in plain.items()}
-            escaped = {name: _encoded_link(link) for name, link in _escaped(links).items()}
-        # A link begins a line, and so does each of its rests where it was folded.
-        begun = b"\n".join((b"", *encoded.values(), *(() if escaped is encoded else escaped.values())))
+        encoded = {name: _encoded_link(link) for name, link in links._asdict().items()}
+        escaped = {name: _encoded_link(link) for name, link in _escaped(links).items()}
         return Encoded(
             subject=self.subject,
             html=self.html.filled_encoded(escaped),
             text=self.text.filled_encoded(encoded),
             from_name=self.from_name,
             reply_to=self.reply_to,
-            has_dots=b"\n." in begun or self.html.has_dots or self.text.has_dots,
         )
 
 
-def _woven(pieces: tuple[T, ...], fillings: list[T]) -> list[T]:
+def woven(pieces: tuple[T, ...], fillings: list[T]) -> list[T]:
     """The pieces with a filling between each two."""
-    woven: list[T] = [*pieces, *fillings]
-    woven[::2] = pieces
-    woven[1::2] = fillings
-    return woven
+    made: list[T] = [*pieces, *fillings]
+    made[::2] = pieces
+    made[1::2] = fillings
+    return made
+
+
+def is_plain(link: str) -> bool:
+    """Whether a link reads the same in HTML and in quoted-printable, wherever it is folded."""
+    return _PLAIN_LINK.fullmatch(link) is not None and not link.startswith(".") and ".." not in link
+
+
+def folded(link: bytes) -> bytes:
+    """A plain link as it stands between two soft breaks; no line of it begins with a dot."""
+    if len(link) <= _ROOM:
+        return link
+    lines, at = [], 0
+    while len(link) - at > _ROOM:
+        end = at + _ROOM
+        if link[end] == _DOT:
+            end -= 1
+        lines.append(link[at:end])
+        at = end
+    lines.append(link[at:])
+    return _SOFT_BREAK.join(lines)
 
 
 def _encoded_link(link: str) -> bytes:
     """A link as it stands between two soft breaks."""
-    return _folded(link) if _PLAIN_LINK.fullmatch(link) else _with_room(quoted_printable(link))
-
-
-def _folded(link: str) -> bytes:
-    """The same where there is nothing to encode."""
-    if len(link) <= _ROOM:
-        return link.encode("ascii")
-    return "=\r\n".join([link[at : at + _ROOM] for at in range(0, len(link), _ROOM)]).encode("ascii")
+    return folded(link.encode("ascii")) if is_plain(link) else _with_room(quoted_printable(link))
 
 
 def _escaped(links: Links) -> dict[str, str]:

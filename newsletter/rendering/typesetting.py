@@ -72,6 +72,17 @@ class Typesetter:
         Raises:
             RenderError: as `letter` does.
         """
+        plate = self.plate(sequence, step, facts)
+        if plate is not None:
+            return plate.encoded(facts.links)
+        return Plate.of(self.letter(sequence, step, facts), facts.links).encoded(facts.links)
+
+    def plate(self, sequence: Sequence, step: Step, facts: LetterFacts) -> Plate | None:
+        """What all readers with these facts get, whatever their links; None where a template does not only print them.
+
+        Raises:
+            RenderError: as `letter` does.
+        """
         # Only a discreet subject tells the day; all others are the same letter on any day.
         day = facts.local_date if facts.discreet else None
         key = (
@@ -79,16 +90,11 @@ class Typesetter:
             *(facts.number, facts.total, facts.affirmation, facts.posts),
             *(facts.country, facts.discreet, facts.welcome_back),
         )
-        try:
-            plate = self._plates.get(key)
-            if plate is None:
-                plate = self._cast(sequence, step, facts)
-                self._keep(key, plate)
-            if plate is not _NO_PLATE:
-                return plate.encoded(facts.links)
-            return Plate.of(self._set(sequence, step, facts), facts.links).encoded(facts.links)
-        except ContentError as error:
-            raise RenderError(str(error)) from error
+        plate = self._plates.get(key)
+        if plate is None:
+            plate = self._cast(sequence, step, facts)
+            self._keep(key, plate)
+        return None if plate is _NO_PLATE else plate
 
     def notice(self, kind: Kind, facts: NoticeFacts) -> Rendered:
         """An email that is no letter: a confirmation, or the answer to somebody who is on the list already.
@@ -129,8 +135,8 @@ class Typesetter:
 
     def _cast(self, sequence: Sequence, step: Step, facts: LetterFacts) -> Plate:
         """The plate of all readers with these facts, or none where a template does not only print the links."""
-        plate = Plate.of(self._set(sequence, step, facts._replace(links=PLACEHOLDERS)))
-        alone = Plate.of(self._set(sequence, step, facts), facts.links)
+        plate = Plate.of(self.letter(sequence, step, facts._replace(links=PLACEHOLDERS)))
+        alone = Plate.of(self.letter(sequence, step, facts), facts.links)
         return plate if plate.encoded(facts.links) == alone.encoded(facts.links) else _NO_PLATE
 
     def _keep(self, key: object, plate: Plate) -> None:

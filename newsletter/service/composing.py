@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
 from collections.abc import Sequence as AbstractSequence
 from datetime import date, datetime, timedelta
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
@@ -17,9 +17,12 @@ from newsletter.domain.sequence import Affirmation, RelatedPost, Revision, Seque
 from newsletter.errors import RenderError
 from newsletter.mail.base import Envelope
 from newsletter.rendering.facts import Encoded, LetterFacts, Links, NoticeFacts, Rendered, Site
-from newsletter.rendering.message import MessageHeaders, compose, encode, message_id_for
+from newsletter.rendering.forms import Form
+from newsletter.rendering.message import PLAIN_ADDRESS, MessageHeaders, compose, encode, message_id_for, shared_headers
+from newsletter.rendering.plates import Plate
+from newsletter.service.choosing import choose_affirmation, choose_posts, chooses_by_reader, position
 from newsletter.service.editions import Edition, Editions
-from newsletter.service.links import own_page_token
+from newsletter.service.links import LinkMaker, own_page_token
 from newsletter.store import subscriptions
 from newsletter.store.database import Connection
 from newsletter.store.deliveries import Delivery
@@ -36,10 +39,7 @@ _STREAMS = {kind: kind.value.partition("_")[0] for kind in Kind}
 CONFIRM_WITHIN = timedelta(days=7)
 """How long a confirmation link works, and how long a pending row is kept."""
 
-NEXT = "next"
-NEWEST = "newest"
-NAMED_ONLY = "named-only"
-"""A post with this tag is shown only where a letter names it."""
+_KEPT_DESIGNS = 512
 
 
 class Composed(NamedTuple):
@@ -81,7 +81,9 @@ class Ingredients(NamedTuple):
         notices = {item.subscriber_id for item in items if item.kind is not _LETTER}
         known = subscriptions.with_readers(connection, ids) if ids else {}
         places = subscriptions.places(connection, [record for _, record in known.values()])
-        choosing = {item.subscriber_id for item in items if item.kind is _LETTER and _chooses(step_of(edition, item))}
+        choosing = {
+            item.subscriber_id for item in items if item.kind is _LETTER and chooses_by_reader(step_of(edition, item))
+        }
         shown = subscriptions.shown_to(connection, choosing) if choosing else {}
         readers = subscriptions.get_subscribers(connection, notices) if notices else {}
 
@@ -96,6 +98,27 @@ class Ingredients(NamedTuple):
             return cls(reader, record, places[record.id], shown.get(reader.id) if shown else None)
 
         return [found(item) for item in items]
+
+
+class _Design:
+    """What the letters of many readers have in common.
+
+    Attributes:
+        facts: with the links of the reader for whom it was made.
+        plate: None where each letter has to be rendered on its own.
+        form: the message, once a reader's was asked for.
+        head: the headers above it, and the Date in them.
+    """
+
+    __slots__ = ("facts", "form", "gap", "head", "plate", "posts")
+
+    def __init__(self, facts: LetterFacts, plate: Plate | None, gap: timedelta) -> None:
+        self.facts = facts
+        self.plate = plate
+        self.gap = gap
+        self.posts = tuple(post.key for post in facts.posts)
+        self.form: Form | None = None
+        self.head: tuple[datetime, bytes] | None = None
 
 
 class Composer:
@@ -114,21 +137,16 @@ class Composer:
         self._signer = signer
         self._editions = editions
         self._dkim = tuple(dkim)
+        self._links = LinkMaker(signer, base_url=site.base_url)
         self._domain = site.from_address.rpartition("@")[2]
         # Opaque for everybody, and the same for all lists of this site.
         self._feedback_sender = hashlib.sha256(f"feedback {self._domain}".encode()).hexdigest()[:10]
+        self._designs: dict[object, _Design] = {}
+        self._lock = Lock()
 
     def links(self, reader: Subscriber, subscription_id: UUID) -> Links:
         """One reader's own links, absolute. Leaving never expires."""
-        base = self._site.base_url
-        settings_token = own_page_token(self._signer, reader)
-        leave_token = self._signer.sign(Purpose.UNSUBSCRIBE, subscription_id)
-        return Links(
-            unsubscribe=f"{base}/unsubscribe/{leave_token}",
-            preferences=f"{base}/preferences/{settings_token}",
-            pause=f"{base}/preferences/{settings_token}#pause",
-            too_much=f"{base}/too-much",
-        )
+        return self._links.links(reader, subscription_id)
 
     def compose(
         self, connection: Connection, edition: Edition, item: Delivery, needed: Ingredients, *, now: datetime
@@ -166,38 +184,91 @@ class Composer:
         found = edition.steps.get((item.sequence_key, item.step))
         if record is None or place is None or found is None:
             return None
-        sequence, step = found
-        number, total = _position(edition, sequence, place, item)
         if is_repeat:
-            affirmation = edition.revision.affirmation(item.affirmation) if item.affirmation else None
-            posts = tuple(filter(None, map(edition.revision.related_post, item.posts or ())))
+            design = self._design_again(edition, found, item, reader, record, place)
         else:
-            shown = shown or _NOTHING
-            affirmation = choose_affirmation(edition.revision, step, had=shown.affirmations)
-            posts = choose_posts(edition.revision, step, shown=shown.posts, discreet=reader.discreet)
-        links = self.links(reader, record.id)
-        facts = LetterFacts(
-            number=item.number or number if is_repeat else number,
-            total=total,
-            affirmation=affirmation,
-            posts=posts,
-            country=reader.country,
-            discreet=reader.discreet,
-            welcome_back=_is_welcome_back(record),
-            local_date=local_date(item.due_at, reader.slot.timezone),
-            links=links,
-        )
-        letter = edition.typesetter.encoded_letter(sequence, step, facts)
+            design = self._design(edition, found, item, reader, record, place, shown)
+        facts = design.facts
         handover = Handover(
-            revision=edition.number,
-            message_id=(is_repeat and item.message_id) or message_id_for(item.id, self._domain),
-            message_date=(is_repeat and item.message_date) or now.replace(microsecond=0),
-            affirmation=affirmation.key if affirmation else None,
-            posts=tuple(post.key for post in posts),
-            number=facts.number,
+            edition.number,
+            (is_repeat and item.message_id) or message_id_for(item.id, self._domain),
+            (is_repeat and item.message_date) or now.replace(microsecond=0),
+            facts.affirmation.key if facts.affirmation else None,
+            design.posts,
+            facts.number,
         )
-        return self._seal(letter, reader, handover, unsubscribe=links.unsubscribe, kind=_LETTER,
-                          gap=gap_before(step, reader), seen=(record, place))  # fmt: skip
+        content = self._filled_in(design, reader, record.id, handover)
+        if content is None:
+            links = self._links.links(reader, record.id)
+            letter = edition.typesetter.encoded_letter(*found, facts._replace(links=links))
+            address = stored_address(reader.address, key=reader.address_key)
+            content = self._write(letter, address, handover, unsubscribe=links.unsubscribe, kind=_LETTER)
+            return self._seal(content, address.wire, handover, design.gap, (record, place))
+        return self._seal(content, reader.address, handover, design.gap, (record, place))
+
+    def _design(
+        self, edition: Edition, found: tuple[Sequence, Step], item: Delivery, reader: Subscriber, record: Subscription,
+        place: progress.Place, shown: Shown | None,
+    ) -> _Design:  # fmt: skip
+        """The design of a letter: made once, and found by all that would make it another one."""
+        sequence, step = found
+        welcome_back = _is_welcome_back(record)
+        chosen = None if shown is None else _chosen(edition.revision, step, reader, shown)
+        key = (
+            *(edition.number, sequence.key, step.identity, place, chosen),
+            *(reader.country, reader.discreet, reader.pace, welcome_back),
+            # Only a discreet subject tells the day; all others are the same letter on any day.
+            local_date(item.due_at, reader.slot.timezone) if reader.discreet else None,
+        )
+        design = self._designs.get(key)
+        if design is None:
+            affirmation, posts = chosen or _chosen(edition.revision, step, reader, _NOTHING)
+            number, total = position(edition, sequence, place, step=item.step)
+            facts = LetterFacts(
+                number=number, total=total, affirmation=affirmation, posts=posts, country=reader.country,
+                discreet=reader.discreet, welcome_back=welcome_back,
+                local_date=local_date(item.due_at, reader.slot.timezone), links=self._links.links(reader, record.id),
+            )  # fmt: skip
+            design = _Design(facts, edition.typesetter.plate(*found, facts), gap_before(step, reader))
+            with self._lock:
+                self._designs[key] = design
+                while len(self._designs) > _KEPT_DESIGNS:
+                    del self._designs[next(iter(self._designs))]
+        return design
+
+    def _design_again(
+        self, edition: Edition, found: tuple[Sequence, Step], item: Delivery, reader: Subscriber, record: Subscription,
+        place: progress.Place,
+    ) -> _Design:  # fmt: skip
+        """The design of a letter that was handed over once without an answer: with all that it showed then."""
+        affirmation = edition.revision.affirmation(item.affirmation) if item.affirmation else None
+        number, total = position(edition, found[0], place, step=item.step)
+        facts = LetterFacts(
+            number=item.number or number, total=total, affirmation=affirmation,
+            posts=tuple(filter(None, map(edition.revision.related_post, item.posts or ()))), country=reader.country,
+            discreet=reader.discreet, welcome_back=_is_welcome_back(record),
+            local_date=local_date(item.due_at, reader.slot.timezone), links=self._links.links(reader, record.id),
+        )  # fmt: skip
+        return _Design(facts, edition.typesetter.plate(*found, facts), gap_before(found[1], reader))
+
+    def _filled_in(
+        self, design: _Design, reader: Subscriber, subscription_id: UUID, handover: Handover
+    ) -> bytes | None:
+        """The message of a letter, from its form; None where only `compose` can write it, or refuse to."""
+        address, plate = reader.address, design.plate
+        if plate is None or not self._links.are_plain or not _is_written_as_it_is(address, reader.address_key):
+            return None
+        own = self._links.encoded(reader, subscription_id)
+        date, head = design.head or (None, b"")
+        if date != handover.message_date:
+            url = own["unsubscribe_url"].decode()
+            headers = self._headers(plate, address, handover, unsubscribe=url, kind=_LETTER)
+            head = shared_headers(plate, headers)
+            design.head = handover.message_date, head
+            design.form = design.form or Form(plate, headers)
+        own["to"] = address.encode()
+        own["message_id"] = handover.message_id.encode()
+        return design.form.filled(head, own) if design.form else None
 
     def _notice(self, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime) -> Composed | None:
         facts: NoticeFacts
@@ -222,43 +293,49 @@ class Composer:
             message_id=item.message_id or message_id_for(item.id, self._domain),
             message_date=item.message_date or now.replace(microsecond=0),
         )
-        return self._seal(letter, reader, handover, unsubscribe=None, kind=item.kind, gap=timedelta())
+        address = stored_address(reader.address, key=reader.address_key)
+        content = self._write(letter, address, handover, unsubscribe=None, kind=item.kind)
+        return self._seal(content, address.wire, handover, timedelta())
 
     def _seal(
-        self, letter: Encoded, reader: Subscriber, handover: Handover, *, unsubscribe: str | None, kind: Kind,
-        gap: timedelta, seen: tuple[Subscription, progress.Place] | None = None,
+        self, content: bytes, recipient: str, handover: Handover, gap: timedelta,
+        seen: tuple[Subscription, progress.Place] | None = None,
     ) -> Composed:  # fmt: skip
-        address = stored_address(reader.address, key=reader.address_key)
-        content = self._write(letter, address, handover, unsubscribe=unsubscribe, kind=kind)
         for dkim in self._dkim:
             content = dkim.sign(content)
         envelope = Envelope(
             sender=self._site.from_address,
-            recipient=address.wire,
+            recipient=recipient,
             content=content,
-            smtputf8=address.needs_smtputf8,
+            smtputf8=not recipient.isascii(),
             vouched=True,
-            has_dots=letter.has_dots,
+            has_dots=False,
         )
         return Composed(envelope, handover, gap, seen)
 
     def _write(
         self, letter: Encoded, address: Address, handover: Handover, *, unsubscribe: str | None, kind: Kind
     ) -> bytes:
-        is_letter = kind is _LETTER
         smtputf8 = address.needs_smtputf8
-        headers = MessageHeaders(
+        to = address.text if smtputf8 else address.wire
+        return compose(
+            letter, self._headers(letter, to, handover, unsubscribe=unsubscribe, kind=kind), smtputf8=smtputf8
+        )
+
+    def _headers(
+        self, letter: Encoded | Plate, to: str, handover: Handover, *, unsubscribe: str | None, kind: Kind
+    ) -> MessageHeaders:
+        return MessageHeaders(
             from_name=letter.from_name,
             from_address=self._site.from_address,
-            to=address.text if smtputf8 else address.wire,
+            to=to,
             reply_to=letter.reply_to or self._site.reply_to,
             date=handover.message_date,
             message_id=handover.message_id,
-            list_id=f"letters.{self._domain}" if is_letter else None,
+            list_id=f"letters.{self._domain}" if kind is _LETTER else None,
             unsubscribe_url=unsubscribe,
             feedback_id=f"r{handover.revision}:{_STREAMS[kind]}:mail:{self._feedback_sender}",
         )
-        return compose(letter, headers, smtputf8=smtputf8)
 
 
 def gap_before(step: Step | None, reader: Subscriber) -> timedelta:
@@ -276,58 +353,21 @@ def step_of(edition: Edition, item: Delivery) -> Step | None:
     return None if found is None else found[1]
 
 
-def choose_affirmation(revision: Revision, step: Step, *, had: Collection[str]) -> Affirmation | None:
-    """The affirmation of a letter: the named one, or the next that this reader has not had.
-
-    Args:
-        had: what the reader has had, the one had longest ago first.
-    """
-    if step.affirmation != NEXT:
-        return revision.affirmation(step.affirmation) if step.affirmation else None
-    fresh = next((item for item in revision.affirmations if item.key not in had), None)
-    if fresh is not None:
-        return fresh
-    return next((item for key in had if (item := revision.affirmation(key)) is not None), None)
+def _chosen(
+    revision: Revision, step: Step, reader: Subscriber, shown: Shown
+) -> tuple[Affirmation | None, tuple[RelatedPost, ...]]:
+    return (
+        choose_affirmation(revision, step, had=shown.affirmations),
+        choose_posts(revision, step, shown=shown.posts, discreet=reader.discreet),
+    )
 
 
-def choose_posts(revision: Revision, step: Step, *, shown: Collection[str], discreet: bool) -> tuple[RelatedPost, ...]:
-    """The related posts of a letter: the named ones, or the newest that this reader has not been shown.
-
-    Args:
-        shown: what the reader has been shown, the one shown longest ago first.
-    """
-    named = step.related_discreet if discreet and step.related_discreet is not None else step.related
-    if named == (NEWEST,):
-        fit = [post for post in revision.related_posts if NAMED_ONLY not in post.tags]
-        fit = [post for post in fit if not (discreet and post.hide_when_discreet)]
-        fresh = sorted((post for post in fit if post.key not in shown), key=lambda post: post.published or date.min)
-        if fresh:
-            return (fresh[-1],)
-        again = [post for key in shown for post in fit if post.key == key]
-        return tuple(again[:1])
-    posts = [post for key in named if (post := revision.related_post(key)) is not None]
-    return tuple(post for post in posts if not (discreet and post.hide_when_discreet))
+def _is_written_as_it_is(address: str, key: str) -> bool:
+    """Whether an address goes on the wire and into a header as its reader typed it."""
+    return PLAIN_ADDRESS.fullmatch(address) is not None and key.endswith(address[address.rfind("@") :])
 
 
 _NOTHING = Shown(affirmations={}, posts={})
-
-
-def _chooses(step: Step | None) -> bool:
-    """Whether what a letter shows depends on what its reader has been shown."""
-    if step is None:
-        return False
-    return step.affirmation == NEXT or (NEWEST,) in (step.related, step.related_discreet)
-
-
-def _position(edition: Edition, sequence: Sequence, place: progress.Place, item: Delivery) -> tuple[int, int | None]:
-    """The n and m of "Letter n of m"; no m for a sequence without an end."""
-    place = progress.catch_up(place, edition.outlines.get(sequence.key, ()))
-    received = place.received - {item.step}
-    number = len(received) + 1
-    if sequence.endless:
-        return number, None
-    ahead = progress.steps_ahead(sequence, received=received, passed=place.passed - {item.step})
-    return number, len(received) + ahead
 
 
 def _is_welcome_back(record: Subscription) -> bool:

@@ -111,6 +111,8 @@ class Desk:
             if is_last:
                 self._stock.clear()
             self._release(is_complete=is_last)
+            if is_last:
+                self._rounds.close()
 
     def _release(self, *, is_complete: bool) -> None:
         if self._stock.owes:

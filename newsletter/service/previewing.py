@@ -12,7 +12,8 @@ from newsletter.domain.editing import identify
 from newsletter.domain.sequence import Revision, Sequence, Step
 from newsletter.domain.subscription import SubscriberId
 from newsletter.rendering.facts import LetterFacts, Rendered
-from newsletter.service.composing import Composer, choose_affirmation, choose_posts
+from newsletter.service.choosing import choose_affirmation, choose_posts
+from newsletter.service.composing import Composer
 from newsletter.service.editions import Editions
 from newsletter.store.subscriptions import Subscriber
 

@@ -56,6 +56,11 @@ class Rounds:
         self._clock = clock
         self._stop = stop
         self._waiting = waiting
+        self._line = office.database.line()
+
+    def close(self) -> None:
+        """Let go of the database until the next round."""
+        self._line.close()
 
     def serve(self, judged: list[Judged], seats: Sequence[Seat]) -> None:
         """Record verdicts, and hand over an email to each seat, or to fewer where fewer are due.
@@ -136,7 +141,7 @@ class Rounds:
     def _compose(self, items: list[Delivery], *, now: datetime) -> list[Ready]:
         composed_at = time.monotonic()
         try:
-            with self._office.database.read() as connection:
+            with self._line.read() as connection:
                 tried = self._try_each(connection, items, now=now)
             composed: list[Ready] = []
             for item, made in zip(items, tried, strict=True):
@@ -238,7 +243,7 @@ class Rounds:
         seen: dict[UUID, tuple[Subscription, Place]] = {
             each.composed.seen[0].id: each.composed.seen for each, _ in judged if each.composed.seen
         }
-        with stock.in_doubt(), self._office.database.write(settle=self._waiting.elsewhere) as connection:
+        with stock.in_doubt(), self._line.write(settle=self._waiting.elsewhere) as connection:
             for batch in _one_a_reader([(each.item, verdict) for each, verdict in judged]):
                 self._office.recorder.record(connection, batch, now=now, seen=seen)
             granted = handovers.hand_over(connection, leaving, now=now) if leaving else set()

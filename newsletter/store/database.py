@@ -25,6 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from newsletter.errors import DatabaseRefused, DatabaseUnavailable, SettingsError
 from newsletter.store import schema
+from newsletter.store.prepared import fetch
 from newsletter.store.schema import Fit
 
 __all__ = ["Conflict", "Connection", "Database"]
@@ -44,6 +45,14 @@ _NOTICE_A_DEAD_SERVER = {
     "tcp_user_timeout": 30_000,
 }
 """Seconds, the last one milliseconds: without them a worker that is cut off waits for hours, by the system's rules."""
+_POOLED: dict[str, Any] = {
+    "hide_parameters": True,
+    "max_overflow": 20,
+    # The connection that was used last is used next: it has its statements prepared, and on SQLite what it read and
+    # wrote is still true. Taken in turns, each one reads again what the others have changed.
+    "pool_use_lifo": True,
+}
+_WRITES = "writes"
 _WHAT_TO_CHECK = "Check NEWSLETTER_DATABASE_URL, the disk's space and the rights to it."
 
 
@@ -70,23 +79,17 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, *, settle: Callable[[Callable[[], None]], None] | None = None) -> Iterator[Connection]:
+    def write(self) -> Iterator[Connection]:
         """A transaction that is committed at the end, or rolled back when anything is raised.
 
         SQLite takes the write lock at once: a plain BEGIN that reads first would fail instead of waiting.
-
-        Args:
-            settle: makes the call that commits, which waits for the disk; in another thread, if it likes.
         """
-        with _translated(), self._engine.connect() as connection:
-            writing = connection.execution_options(sqlite_begin="IMMEDIATE")
-            with writing.begin() as transaction:
-                yield writing
-                commit = partial(_commit, transaction)
-                if settle is None:
-                    commit()
-                else:
-                    settle(commit)
+        with _translated(), self._engine.connect() as connection, _writing(connection, settle=None):
+            yield connection
+
+    def line(self) -> Line:
+        """Connections for one who has a transaction after the other, many times a second."""
+        return Line(self._engine, is_sqlite=self.is_sqlite)
 
     def close(self) -> None:
         """Close every connection."""
@@ -118,9 +121,8 @@ class Database:
         with _explained(self.url), self._engine.connect() as connection:
             if self.is_sqlite:
                 # Whoever else starts on the same file waits for the write lock, and finds it done.
-                writing = connection.execution_options(sqlite_begin="IMMEDIATE")
-                with writing.begin():
-                    yield writing
+                with _writing(connection, settle=None):
+                    yield connection
                 return
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
             connection.commit()
@@ -173,6 +175,59 @@ class Database:
         return fit
 
 
+class Line:
+    """Transactions as `Database` has them, on connections that are kept from one to the next.
+
+    To take a connection from the pool and to give it back takes as long as a short transaction; and PostgreSQL is
+    asked each time whether it is still there. Here it is not: after an error the next transaction has a new one.
+    Threads may share it; who comes while a connection is in use has another one.
+    """
+
+    def __init__(self, engine: Engine, *, is_sqlite: bool) -> None:
+        self._engine = engine
+        self._is_sqlite = is_sqlite
+        self._kept: dict[str, Connection] = {}
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Statements that only read. On PostgreSQL each sees what is committed when it runs, as in a transaction."""
+        if self._is_sqlite:
+            # The connection that wrote knows all pages as they are; another one would read them again.
+            with _translated(), self._lent("both") as connection, connection.begin():
+                yield connection
+        else:
+            with _translated(), self._lent("reading", isolation_level="AUTOCOMMIT") as connection:
+                yield connection
+
+    @contextmanager
+    def write(self, *, settle: Callable[[Callable[[], None]], None] | None = None) -> Iterator[Connection]:
+        """A transaction that is committed at the end, or rolled back when anything is raised.
+
+        Args:
+            settle: makes the call that commits, which waits for the disk; in another thread, if it likes.
+        """
+        with _translated(), self._lent("both") as connection, _writing(connection, settle=settle):
+            yield connection
+
+    def close(self) -> None:
+        """Give the connections back to the pool."""
+        while self._kept:
+            self._kept.popitem()[1].close()
+
+    @contextmanager
+    def _lent(self, name: str, **options: Any) -> Iterator[Connection]:  # noqa: ANN401  (as SQLAlchemy has them)
+        connection = self._kept.pop(name, None) or self._engine.connect().execution_options(**options)
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        if name in self._kept or connection.invalidated:
+            connection.close()
+        else:
+            self._kept[name] = connection
+
+
 def _parse_url(text_url: str) -> URL:
     try:
         url = make_url(text_url)
@@ -195,16 +250,14 @@ def _parse_url(text_url: str) -> URL:
 def _open_engine(url: URL, *, pool_size: int) -> Engine:
     if url.get_backend_name() == "sqlite":
         timeout = {"timeout": _BUSY_TIMEOUT_MS / 1000}
-        engine = create_engine(url, hide_parameters=True, pool_size=pool_size, max_overflow=20, connect_args=timeout)
+        engine = create_engine(url, **_POOLED, pool_size=pool_size, connect_args=timeout)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     # Whatever the operator's own address says of these counts.
     timeouts = {name: value for name, value in _NOTICE_A_DEAD_SERVER.items() if name not in url.query}
     try:
-        engine = create_engine(
-            url, hide_parameters=True, pool_size=pool_size, max_overflow=20, pool_pre_ping=True, connect_args=timeouts
-        )
+        engine = create_engine(url, **_POOLED, pool_size=pool_size, pool_pre_ping=True, connect_args=timeouts)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         message = "PostgreSQL needs one more package: install `newsletter[postgres]`."
         raise SettingsError(message) from error
@@ -224,6 +277,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:  # no
             "synchronous = FULL",
             "foreign_keys = ON",
             "secure_delete = ON",
+            # What a statement sets aside stays out of files, which would take longer and hold what is erased.
+            "temp_store = MEMORY",
         ):
             cursor.execute(f"PRAGMA {pragma}")
     except BaseException:
@@ -264,8 +319,23 @@ def _keep_a_log(cursor: sqlite3.Cursor) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    kind = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
-    connection.exec_driver_sql(f"BEGIN {kind}")
+    fetch(connection, "BEGIN IMMEDIATE" if connection.info.get(_WRITES) else "BEGIN", ())
+
+
+@contextmanager
+def _writing(connection: Connection, *, settle: Callable[[Callable[[], None]], None] | None) -> Iterator[None]:
+    connection.info[_WRITES] = True
+    try:
+        with connection.begin() as transaction:
+            yield
+            commit = partial(_commit, transaction)
+            if settle is None:
+                commit()
+            else:
+                settle(commit)
+    finally:
+        if not connection.invalidated:
+            connection.info[_WRITES] = False
 
 
 def _commit(transaction: RootTransaction) -> None:

@@ -102,24 +102,15 @@ def plan_letters(connection: Connection, letters: Sequence[Letter], *, now: date
         How many are planned now; those whose step is open or received already are not.
     """
     rows = [
-        {
-            "id": ordered_id(),
-            "kind": Kind.LETTER.value,
-            "dedup_key": letter.dedup_key,
-            "subscriber_id": letter.subscriber_id,
-            "subscription_id": letter.subscription_id,
-            "sequence_key": letter.sequence_key,
-            "round": letter.round,
-            "step": letter.step,
-            "state": State.PLANNED.value,
-            "due_at": letter.due_at,
-            "next_try_at": letter.next_try_at,
-            "created_at": now,
-        }
+        (
+            *(ordered_id(), Kind.LETTER.value, letter.dedup_key, letter.subscriber_id, letter.subscription_id),
+            *(letter.sequence_key, letter.round, letter.step, State.PLANNED.value),
+            *(letter.due_at, letter.next_try_at, now),
+        )
         for letter in letters
     ]
     inserted = _PLAN.run(connection, rows)
-    known = [letter for letter, row in zip(letters, rows, strict=True) if row["id"] not in inserted]
+    known = [letter for letter, row in zip(letters, rows, strict=True) if row[0] not in inserted]
     return len(inserted) + sum(_plan_again(connection, letter) for letter in known)
 
 
@@ -343,8 +334,14 @@ def waiting_state() -> ColumnElement[str]:
 
 def to_delivery(row: Sequence[Any]) -> Delivery:
     """A row of `COLUMNS` as what it says."""
-    identifier, kind, *reference, state = row[:_AT_STATE]
-    return Delivery._make((identifier, _KINDS[kind], *reference, _STATES[state], *row[_AT_STATE:]))
+    identifier, kind, subscriber_id, subscription_id, sequence_key, round_, step, state, *others = row
+    return _delivery(
+        Delivery,
+        (
+            *(identifier, _KINDS[kind], subscriber_id, subscription_id, sequence_key, round_, step, _STATES[state]),
+            *others,
+        ),
+    )
 
 
 _PLAN = PreparedInsert(
@@ -356,7 +353,7 @@ _PLAN = PreparedInsert(
     key=delivery.c.id,
 )  # fmt: skip
 
-_AT_STATE = Delivery._fields.index("state") + 1
+_delivery = tuple.__new__
 _KINDS = {kind.value: kind for kind in Kind}
 _STATES = {state.value: state for state in State}
 

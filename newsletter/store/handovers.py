@@ -133,11 +133,13 @@ def hand_over(connection: Connection, leaving: Sequence[Leaving], *, now: dateti
     # Once for all of them: a lease that runs out behind this look is judged by the epoch.
     able = {owner for owner in owners if _MAY_SEND.fetch(connection, {"b_owner": owner}) == [True]}
     shared = {"believed": (State.HANDING_OVER if renew else State.CLAIMED).value}
-    rows: dict[PreparedUpdate, list[dict[str, Any]]] = {}
-    for each in leaving:
-        if each.item.owner in able:
-            statement = _HAND_OVER.get(each.item.kind, _HAND_OVER_OTHER)
-            rows.setdefault(statement, []).append(_handover_values(each, now=now))
+    rows: dict[PreparedUpdate, list[tuple[Any, ...]]] = {}
+    rested_before = {gap: now - gap for gap in {each.min_gap for each in leaving}}
+    for item, handover, gap in leaving:
+        if item.owner in able:
+            statement = _HAND_OVER.get(item.kind, _HAND_OVER_OTHER)
+            row = (item.id, item.owner, item.epoch, item.subscription_id, rested_before[gap], *handover)
+            rows.setdefault(statement, []).append(row)
     for statement, given in rows.items():
         granted |= statement.run(connection, given, shared)
     return granted
@@ -149,7 +151,7 @@ def record_accepted(connection: Connection, accepted: Sequence[tuple[Delivery, A
     Returns:
         Those that were still ours. Of the others nothing was changed.
     """
-    rows = [{**_believed(item), **_answered(answer)} for item, answer in accepted]
+    rows = [(item.id, item.owner, item.epoch, *answer) for item, answer in accepted]
     return _ACCEPTED.run(connection, rows, {"now": now})
 
 
@@ -238,7 +240,8 @@ def release_claimed(connection: Connection, items: Sequence[Delivery], *, next_t
 
 def put_off(connection: Connection, turns: Sequence[tuple[Delivery, datetime]]) -> int:
     """Give claimed rows back, each to be tried at an instant of its own (business time); how many were still ours."""
-    rows = [{**_believed(item), "next_try_at": at} for item, at in sorted(turns, key=lambda turn: turn[0].id)]
+    in_order = sorted(turns, key=lambda turn: turn[0].id)
+    rows = [(item.id, item.owner, item.epoch, at) for item, at in in_order]
     return len(_RELEASED.run(connection, rows))
 
 
@@ -277,20 +280,6 @@ def still_wanted(connection: Connection, item: Delivery) -> bool:
     return bool(connection.scalar(select(_unconfirmed(literal(item.subscription_id, Uuid())))))
 
 
-def _believed(item: Delivery) -> dict[str, Any]:
-    return {"id": item.id, "owner": item.owner, "epoch": item.epoch}
-
-
-def _handover_values(leaving: Leaving, *, now: datetime) -> dict[str, Any]:
-    handover = leaving.handover
-    return {
-        **_believed(leaving.item),
-        "subscription_id": leaving.item.subscription_id,
-        "rested_before": now - leaving.min_gap,
-        **handover._asdict(),
-    }
-
-
 def _is_ours(item: Delivery, state: State) -> ColumnElement[bool]:
     return and_(
         delivery.c.id == item.id,
@@ -308,8 +297,8 @@ def _answered(answer: Answer) -> dict[str, Any]:
 
 _Given = Mapping[str, ColumnElement[Any]]
 _BELIEVED = {name: delivery.c[name].type for name in ("id", "owner", "epoch")}
-_HANDED = ("revision", "message_id", "message_date", "affirmation", "posts", "number")
-_ANSWERED = ("reply_code", "reply_text", "host")
+_HANDED = Handover._fields
+_ANSWERED = ("reply_code", "reply_text", "host")  # as in `Answer`
 _UNCONFIRMED = (SubscriptionState.PENDING, SubscriptionState.LEFT, SubscriptionState.FINISHED)
 
 

@@ -138,16 +138,7 @@ class Prepared(Generic[T]):
             _, known = self._like._forms.get(dialect.name) or self._like._prepare(dialect)
             self._forms[dialect.name] = form, known
             return form, known
-        converters = [(at, each) for at, each in enumerate(form.result_converters()) if each is not None]
-
-        def convert(row: Sequence[Any]) -> T:
-            values = list(row)
-            for at, converter in converters:
-                value = values[at]
-                if value is not None:
-                    values[at] = converter(value)
-            return make(values)
-
+        convert = _converter(form.result_converters(), make)
         prepared = form, lru_cache(maxsize=self._keep)(convert) if self._keep else convert
         self._forms[dialect.name] = prepared
         return prepared
@@ -194,18 +185,19 @@ class _ForEachRow:
     there each one costs as much as ten rows do.
 
     Args:
-        given: the names of the columns that a row is given, and their types.
+        given: the names of the columns that a row is given, in the order of its values, and their types.
         key: the column that a row is known by; given under its own name.
     """
 
     def __init__(self, given: Mapping[str, TypeEngine[Any]], *, key: ColumnElement[UUID]) -> None:
         self._given = dict(given)
-        self._to_json = [(name, _to_json(kind)) for name, kind in given.items()]
+        self._listed = _lister(given)
         self._key = key
+        self._key_at = list(given).index(str(key.key))
         self._forms: dict[str, _Form] = {}
 
     def run(
-        self, connection: Connection, rows: Sequence[Mapping[str, Any]], shared: Mapping[str, Any] | None = None
+        self, connection: Connection, rows: Sequence[Sequence[Any]], shared: Mapping[str, Any] | None = None
     ) -> set[UUID]:
         """Run it, with `shared` the values of parameters that are the same for all rows.
 
@@ -217,22 +209,22 @@ class _ForEachRow:
         form = self._forms.get(connection.dialect.name) or self._prepare(connection.dialect)
         if connection.dialect.name == "sqlite":
             return self._run_each(connection, form, rows, shared or {})
-        listed = json.dumps([{name: to_json(row[name]) for name, to_json in self._to_json} for row in rows])
+        listed = json.dumps([self._listed(row) for row in rows])
         found = fetch(connection, form.text, form.values({_ROWS: listed, **(shared or {})}))
         return {row[0] for row in found}
 
     def _run_each(
-        self, connection: Connection, form: _Form, rows: Sequence[Mapping[str, Any]], shared: Mapping[str, Any]
+        self, connection: Connection, form: _Form, rows: Sequence[Sequence[Any]], shared: Mapping[str, Any]
     ) -> set[UUID]:
-        name, text = str(self._key.key), form.text
+        key_at, text, values = self._key_at, form.text, form.values_of_rows(list(self._given), shared)
         cursor = connection.connection.cursor()
+        execute = cursor.execute
         done: set[UUID] = set()
         try:
-            sources = form.bound(shared)
             for row in rows:
-                cursor.execute(text, _values(sources, row))
+                execute(text, values(row))
                 if cursor.rowcount == 1:
-                    done.add(row[name])
+                    done.add(row[key_at])
         except connection.dialect.loaded_dbapi.Error as error:
             raise _translated(connection, text, error) from error
         finally:
@@ -305,6 +297,43 @@ class PreparedInsert(_ForEachRow):
         return rows.on_conflict_do_nothing().returning(self._key)
 
 
+def _written_out(lines: Sequence[str], known: dict[str, Any]) -> Any:  # noqa: ANN401  (a function of any kind)
+    """The function `made` of some lines: what runs for each row, without a loop over its columns.
+
+    Source: `collections.namedtuple` and `dataclasses` make their methods in the same way.
+    """
+    exec("\n".join(lines), known)  # noqa: S102  (the names in it are those of our own columns)
+    return known["made"]
+
+
+def _names(count: int) -> str:
+    return "".join(f"value_{at}, " for at in range(count))
+
+
+def _converter(converters: Sequence[Convert], make: Callable[[Sequence[Any]], T]) -> Callable[[Any], T]:
+    """What makes a record of a row; columns without a converter stay as the driver has them."""
+    known: dict[str, Any] = {"make": make}
+    values = []
+    for at, convert in enumerate(converters):
+        known[f"convert_{at}"] = convert
+        values.append(f"value_{at}" if convert is None else f"None if value_{at} is None else convert_{at}(value_{at})")
+    lines = ["def made(row):", f" {_names(len(values))} = row", f" return make(({', '.join(values)},))"]
+    made: Callable[[Any], T] = _written_out(lines, known)
+    return made
+
+
+def _lister(given: Mapping[str, TypeEngine[Any]]) -> Callable[[Sequence[Any]], dict[str, object]]:
+    """What makes of a row what JSON holds of it, and PostgreSQL reads as a row of these columns."""
+    known: dict[str, Any] = {}
+    values = []
+    for at, (name, kind) in enumerate(given.items()):
+        convert = known[f"convert_{at}"] = _to_json(kind)
+        values.append(f"{name!r}: value_{at}" if convert is None else f"{name!r}: convert_{at}(value_{at})")
+    lines = ["def made(row):", f" {_names(len(values))} = row", f" return {{{', '.join(values)}}}"]
+    made: Callable[[Sequence[Any]], dict[str, object]] = _written_out(lines, known)
+    return made
+
+
 class _Form:
     """A statement as one kind of database takes it: its text, and where its parameters come from."""
 
@@ -317,6 +346,7 @@ class _Form:
         self._positional = compiled.positiontup is not None
         names = compiled.positiontup or list(binds)
         self._names = names
+        self._bind: Callable[[Mapping[str, Any]], Callable[[Sequence[Any]], Sequence[Any]]] | None = None
         self._sources: list[tuple[str | None, Any]] = []
         for name in names:
             bind = binds[name]
@@ -333,14 +363,39 @@ class _Form:
         listed = _values(self._sources, parameters)
         return tuple(listed) if self._positional else dict(zip(self._names, listed, strict=True))
 
-    def bound(self, shared: Mapping[str, Any]) -> list[tuple[str | None, Any]]:
-        """Where the parameters come from, once some have their values."""
-        return [
-            (name, source)
-            if name is None or name not in shared
-            else (None, source(shared[name]) if source else shared[name])
-            for name, source in self._sources
+    def values_of_rows(
+        self, given: Sequence[str], shared: Mapping[str, Any]
+    ) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """What makes the parameters of a row, which is a tuple of what is `given`; `shared` are those of all rows."""
+        if self._bind is None:
+            self._bind = self._binder(given)
+        return self._bind(shared)
+
+    def _binder(self, given: Sequence[str]) -> Callable[[Mapping[str, Any]], Callable[[Sequence[Any]], Sequence[Any]]]:
+        known: dict[str, Any] = {}
+        parameters, before = [], []
+        for at, (name, source) in enumerate(self._sources):
+            known[f"known_{at}"] = source
+            if name is None:
+                parameters.append(f"known_{at}")
+            elif name in given:
+                value = f"value_{given.index(name)}"
+                parameters.append(value if source is None else f"known_{at}({value})")
+            else:
+                before.append(
+                    f"shared_{at} = " + (f"shared[{name!r}]" if source is None else f"known_{at}(shared[{name!r}])")
+                )
+                parameters.append(f"shared_{at}")
+        lines = [
+            "def made(shared):",
+            *(f" {line}" for line in before),
+            " def values(row):",
+            f"  {_names(len(given))} = row",
+            f"  return ({', '.join(parameters)},)",
+            " return values",
         ]
+        bind: Callable[[Mapping[str, Any]], Callable[[Sequence[Any]], Sequence[Any]]] = _written_out(lines, known)
+        return bind
 
     def result_converters(self) -> list[Convert]:
         """What makes Python's values of the driver's, by column."""
@@ -373,11 +428,11 @@ def _from_database(kind: TypeEngine[Any], dialect: Dialect) -> Convert:
     return convert
 
 
-def _to_json(kind: TypeEngine[Any]) -> Callable[[Any], object]:
-    """What JSON holds for a value, and PostgreSQL reads as one of that type."""
+def _to_json(kind: TypeEngine[Any]) -> Callable[[Any], object] | None:
+    """What makes of a value what JSON holds for it, and PostgreSQL reads as one of that type; None: it is that."""
     if isinstance(kind, Uuid):
         return _hex
-    return _instant_text if isinstance(kind, UtcDateTime) else _as_it_is
+    return _instant_text if isinstance(kind, UtcDateTime) else None
 
 
 @lru_cache(maxsize=1024)
@@ -386,10 +441,6 @@ def _instant_text(value: datetime | None) -> str | None:
         message = f"{value!r} has no zone; an instant is aware"
         raise ValueError(message)
     return None if value is None else value.isoformat()
-
-
-def _as_it_is(value: object) -> object:
-    return value
 
 
 def _hex(value: UUID | None) -> str | None:

@@ -9,7 +9,7 @@ import pytest
 from newsletter.domain.delivery import Kind, State
 from newsletter.domain.sequence import Affirmation, RelatedPost, Revision, Step
 from newsletter.errors import TokenExpired
-from newsletter.service.composing import choose_affirmation, choose_posts
+from newsletter.service.choosing import choose_affirmation, choose_posts
 from newsletter.tokens import Purpose
 from tests.support.building import House, Mail, Reader, letter, local
 from tests.support.smtp_server import Reply, SmtpServer
