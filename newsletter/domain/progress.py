@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 from newsletter.domain.sequence import Sequence as LetterSequence
@@ -54,6 +55,14 @@ class Place:
     seen_revision: int = 0
     received: frozenset[str] = frozenset()
     passed: frozenset[str] = frozenset()
+
+    def __hash__(self) -> int:
+        """Worked out once: many readers stand in the same place, and each letter asks what is next there."""
+        known: int | None = self.__dict__.get("_hash")
+        if known is None:
+            known = hash((self.round, self.anchor, self.seen_revision, self.received, self.passed))
+            self.__dict__["_hash"] = known
+        return known
 
 
 def next_step(sequence: LetterSequence, *, received: Collection[str], passed: Collection[str]) -> Step | None:
@@ -114,6 +123,7 @@ def catch_up(place: Place, outlines: Sequence[Outline]) -> Place:
     return replace(place, seen_revision=later[-1].revision, passed=passed)
 
 
+@lru_cache(maxsize=4096)
 def receive(place: Place, step: str) -> Place:
     """`place` after `step` was received."""
     return Place(

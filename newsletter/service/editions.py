@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
 from newsletter.content import snapshot
-from newsletter.domain.progress import Outline
+from newsletter.domain import progress
+from newsletter.domain.progress import Outline, Place
 from newsletter.domain.sequence import Revision, Step
 from newsletter.domain.sequence import Sequence as LetterSequence
 from newsletter.rendering.facts import Site
@@ -17,6 +18,14 @@ from newsletter.store import revisions
 from newsletter.store.database import Connection
 
 _KEPT = 4
+_KEPT_PLACES = 4096
+
+
+class _Unknown:
+    pass
+
+
+_UNKNOWN = _Unknown()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +42,25 @@ class Edition:
     typesetter: Typesetter
     outlines: Mapping[str, Sequence[Outline]]
     steps: Mapping[tuple[str | None, str | None], tuple[LetterSequence, Step]]
+    _next: dict[tuple[str, Place], Step | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def upcoming(self, sequence_key: str, place: Place) -> Step | None:
+        """The step that comes next at a place in a sequence, or None at the end of the round.
+
+        Remembered: many readers stand in the same place.
+        """
+        key = sequence_key, place
+        found = self._next.get(key, _UNKNOWN)
+        if not isinstance(found, _Unknown):
+            return found
+        sequence = self.revision.sequence(sequence_key)
+        step = None
+        if sequence is not None:
+            step = progress.next_step(sequence, received=place.received, passed=place.passed)
+        if len(self._next) >= _KEPT_PLACES:
+            self._next.clear()
+        self._next[key] = step
+        return step
 
 
 class Editions:

@@ -141,7 +141,7 @@ class Overseeing:
         found: dict[SubscriptionId, str | None] = {}
         for record in records:
             place = progress.catch_up(places[record.id], edition.outlines.get(record.sequence_key, ()))
-            step = progression.upcoming(edition, record, place)
+            step = edition.upcoming(record.sequence_key, place)
             found[record.id] = None if step is None else step.key
         return found
 

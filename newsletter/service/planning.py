@@ -151,7 +151,7 @@ class _Batch:
             self._changes.append((record, replace(record, next_due_at=None)))
             return
         current, place = progression.catch_up(self._connection, self._edition, record, places[record.id])
-        step = progression.upcoming(self._edition, current, place)
+        step = self._edition.upcoming(current.sequence_key, place)
         if step is None:
             current = progression.move_on(self._connection, self._edition, reader, current, place, now=self._now)
         elif self._skip_late and is_late(record.next_due_at, now=self._now):

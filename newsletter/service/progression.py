@@ -41,14 +41,6 @@ def _catch_up(connection: Connection, edition: Edition, record: Subscription, pl
     return current
 
 
-def upcoming(edition: Edition, record: Subscription, place: Place) -> Step | None:
-    """The step that comes next, or None at the end of the round."""
-    sequence = edition.revision.sequence(record.sequence_key)
-    if sequence is None:
-        return None
-    return progress.next_step(sequence, received=place.received, passed=place.passed)
-
-
 def move_on(
     connection: Connection,
     edition: Edition,
@@ -65,7 +57,7 @@ def move_on(
     """
     if record.state is State.LEFT:
         return changed(record, next_due_at=None, due_rule=None)
-    step = upcoming(edition, record, place)
+    step = edition.upcoming(record.sequence_key, place)
     if step is not None:
         return _with_due(record, when_due(reader, record, step, now=now))
     return _finish(connection, edition, reader, record, place, now=now)
@@ -177,7 +169,7 @@ def _finish(
             grown = after(record.state, Action.GROW) or record.state
             begun = changed(record, state=grown, round=record.round + 1, anchor=None)
             _tell(connection, record, "round_begun", now=now, round=begun.round)
-            first = upcoming(edition, begun, progress.begin_round(place))
+            first = edition.upcoming(begun.sequence_key, progress.begin_round(place))
             return _with_due(begun, when_due(reader, begun, first, now=now))
         case Finish.HOLD:
             held = record.state is State.PAUSED and reader.paused_until is None

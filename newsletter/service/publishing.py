@@ -317,7 +317,7 @@ class Publishing:
         old = before.sequence(record.sequence_key) if before else None
         was_next = progress.next_step(old, received=place.received, passed=place.passed) if old else None
         current, place = progression.catch_up(connection, edition, record, place)
-        step = progression.upcoming(edition, current, place)
+        step = edition.upcoming(current.sequence_key, place)
         if record.id not in deliveries.open_letters(connection, [reader.id]):
             current = progression.grow(connection, reader, current, now=now) if step else current
             # Without a due instant it had run out, also during a pause; another `after` counts from the last letter.

@@ -24,7 +24,7 @@ from newsletter.service.office import Handed, Judged, Office, Ready, Seat
 from newsletter.service.pacing import Claim
 from newsletter.service.stock import Stock
 from newsletter.store import handovers
-from newsletter.store.database import Connection
+from newsletter.store.database import Connection, Line
 from newsletter.store.deliveries import Delivery
 from newsletter.store.handovers import Leaving
 from newsletter.store.subscriptions import Subscriber, Subscription
@@ -56,7 +56,7 @@ class Rounds:
         self._clock = clock
         self._stop = stop
         self._waiting = waiting
-        self._line = office.database.line()
+        self._line = Line()
 
     def close(self) -> None:
         """Let go of the database until the next round."""
@@ -141,7 +141,7 @@ class Rounds:
     def _compose(self, items: list[Delivery], *, now: datetime) -> list[Ready]:
         composed_at = time.monotonic()
         try:
-            with self._line.read() as connection:
+            with self._office.database.read(line=self._line) as connection:
                 tried = self._try_each(connection, items, now=now)
             composed: list[Ready] = []
             for item, made in zip(items, tried, strict=True):
@@ -243,7 +243,8 @@ class Rounds:
         seen: dict[UUID, tuple[Subscription, Place]] = {
             each.composed.seen[0].id: each.composed.seen for each, _ in judged if each.composed.seen
         }
-        with stock.in_doubt(), self._line.write(settle=self._waiting.elsewhere) as connection:
+        write = self._office.database.write(line=self._line, settle=self._waiting.elsewhere)
+        with stock.in_doubt(), write as connection:
             for batch in _one_a_reader([(each.item, verdict) for each, verdict in judged]):
                 self._office.recorder.record(connection, batch, now=now, seen=seen)
             granted = handovers.hand_over(connection, leaving, now=now) if leaving else set()

@@ -238,7 +238,8 @@ class Subscribing:
         if record.last_letter_at is None:
             return False
         place = subscriptions.places(connection, [record])[record.id]
-        return progression.upcoming(edition, *progression.catch_up(connection, edition, record, place)) is None
+        current, place = progression.catch_up(connection, edition, record, place)
+        return edition.upcoming(current.sequence_key, place) is None
 
     def _asked(
         self, connection: Connection, token: str, *, now: datetime, lock: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -73,23 +73,41 @@ class Database:
         self._engine = _open_engine(self.url, pool_size=pool_size)
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A transaction that only reads; on SQLite it waits for no writer."""
-        with _translated(), self._engine.connect() as connection, connection.begin():
+    def read(self, *, line: Line | None = None) -> Iterator[Connection]:
+        """A transaction that only reads; on SQLite it waits for no writer.
+
+        Args:
+            line: where the connection comes from, for one who has a transaction after the other. On PostgreSQL each
+                statement is then a transaction of its own, which sees the same rows and spares two messages.
+        """
+        alone = line is not None and not self.is_sqlite
+        with (
+            _translated(),
+            self._lent(line) as connection,
+            _each_alone(connection) if alone else nullcontext(),
+            connection.begin(),
+        ):
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(
+        self, *, line: Line | None = None, settle: Callable[[Callable[[], None]], None] | None = None
+    ) -> Iterator[Connection]:
         """A transaction that is committed at the end, or rolled back when anything is raised.
 
         SQLite takes the write lock at once: a plain BEGIN that reads first would fail instead of waiting.
+
+        Args:
+            line: where the connection comes from, for one who has a transaction after the other.
+            settle: makes the call that commits, which waits for the disk; in another thread, if it likes.
         """
-        with _translated(), self._engine.connect() as connection, _writing(connection, settle=None):
+        with _translated(), self._lent(line) as connection, _writing(connection, settle=settle):
             yield connection
 
-    def line(self) -> Line:
-        """Connections for one who has a transaction after the other, many times a second."""
-        return Line(self._engine, is_sqlite=self.is_sqlite)
+    @contextmanager
+    def _lent(self, line: Line | None) -> Iterator[Connection]:
+        with self._engine.connect() if line is None else line.lent(self._engine) as connection:
+            yield connection
 
     def close(self) -> None:
         """Close every connection."""
@@ -176,56 +194,34 @@ class Database:
 
 
 class Line:
-    """Transactions as `Database` has them, on connections that are kept from one to the next.
+    """Keeps a connection from one transaction to the next, for who has many of them every second.
 
     To take a connection from the pool and to give it back takes as long as a short transaction; and PostgreSQL is
     asked each time whether it is still there. Here it is not: after an error the next transaction has a new one.
-    Threads may share it; who comes while a connection is in use has another one.
+    Threads may share it; who comes while the connection is in use has another one.
     """
 
-    def __init__(self, engine: Engine, *, is_sqlite: bool) -> None:
-        self._engine = engine
-        self._is_sqlite = is_sqlite
-        self._kept: dict[str, Connection] = {}
+    def __init__(self) -> None:
+        self._kept: list[Connection] = []
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """Statements that only read. On PostgreSQL each sees what is committed when it runs, as in a transaction."""
-        if self._is_sqlite:
-            # The connection that wrote knows all pages as they are; another one would read them again.
-            with _translated(), self._lent("both") as connection, connection.begin():
-                yield connection
-        else:
-            with _translated(), self._lent("reading", isolation_level="AUTOCOMMIT") as connection:
-                yield connection
-
-    @contextmanager
-    def write(self, *, settle: Callable[[Callable[[], None]], None] | None = None) -> Iterator[Connection]:
-        """A transaction that is committed at the end, or rolled back when anything is raised.
-
-        Args:
-            settle: makes the call that commits, which waits for the disk; in another thread, if it likes.
-        """
-        with _translated(), self._lent("both") as connection, _writing(connection, settle=settle):
-            yield connection
-
-    def close(self) -> None:
-        """Give the connections back to the pool."""
-        while self._kept:
-            self._kept.popitem()[1].close()
-
-    @contextmanager
-    def _lent(self, name: str, **options: Any) -> Iterator[Connection]:  # noqa: ANN401  (as SQLAlchemy has them)
-        connection = self._kept.pop(name, None) or self._engine.connect().execution_options(**options)
+    def lent(self, engine: Engine) -> Iterator[Connection]:
+        """The connection."""
+        connection = self._kept.pop() if self._kept else engine.connect()
         try:
             yield connection
         except BaseException:
             connection.close()
             raise
-        if name in self._kept or connection.invalidated:
+        if self._kept or connection.invalidated:
             connection.close()
         else:
-            self._kept[name] = connection
+            self._kept.append(connection)
+
+    def close(self) -> None:
+        """Give it back to the pool."""
+        while self._kept:
+            self._kept.pop().close()
 
 
 def _parse_url(text_url: str) -> URL:
@@ -320,6 +316,18 @@ def _keep_a_log(cursor: sqlite3.Cursor) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     fetch(connection, "BEGIN IMMEDIATE" if connection.info.get(_WRITES) else "BEGIN", ())
+
+
+@contextmanager
+def _each_alone(connection: Connection) -> Iterator[None]:
+    """Let PostgreSQL's driver begin no transaction."""
+    driver: Any = connection.connection.driver_connection
+    driver.autocommit = True
+    try:
+        yield
+    finally:
+        if not driver.closed:
+            driver.autocommit = False
 
 
 @contextmanager

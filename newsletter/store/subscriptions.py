@@ -348,19 +348,17 @@ def leave(connection: Connection, record: Subscription) -> bool:
 
 def places(connection: Connection, subscriptions: Sequence[Subscription]) -> dict[UUID, Place]:
     """Where each of the subscriptions stands in its present round."""
-    received: dict[UUID, set[str]] = {}
-    passed: dict[UUID, set[str]] = {}
+    received: dict[UUID, list[str]] = {}
+    passed: dict[UUID, list[str]] = {}
     for identifier, step, was_received in _STEPS.fetch(connection, {"ids": [item.id for item in subscriptions]}):
-        (received if was_received else passed).setdefault(identifier, set()).add(step)
+        (received if was_received else passed).setdefault(identifier, []).append(step)
     return {
         item.id: _place(
-            {
-                "round": item.round,
-                "anchor": item.anchor,
-                "seen_revision": item.seen_revision,
-                "received": frozenset(received.get(item.id, _NO_STEPS)),
-                "passed": frozenset(passed.get(item.id, _NO_STEPS)),
-            }
+            item.round,
+            item.anchor,
+            item.seen_revision,
+            frozenset(received.get(item.id, ())),
+            frozenset(passed.get(item.id, ())),
         )
         for item in subscriptions
     }
@@ -490,6 +488,14 @@ def _slot(weekday: int, at: str, timezone: str) -> Slot:
     return Slot(weekday=weekday, at=time(int(hour), int(minute)), timezone=timezone)
 
 
+@lru_cache(maxsize=4096)
+def _place(
+    round_: int, anchor: str | None, seen_revision: int, received: frozenset[str], passed: frozenset[str]
+) -> Place:
+    # One for all who stand there: what was worked out for it once is found at once.
+    return Place(round=round_, anchor=anchor, seen_revision=seen_revision, received=received, passed=passed)
+
+
 def _to_pair(row: Sequence[Any]) -> tuple[Subscriber, Subscription]:
     return _to_subscriber(row[:_SUBSCRIBER_WIDTH]), _to_subscription(row[_SUBSCRIBER_WIDTH:])
 
@@ -522,8 +528,6 @@ def _to_subscription(row: Sequence[Any]) -> Subscription:
 _STATES = {state.value: state for state in State}
 _subscriber = record_maker(Subscriber)
 _subscription = record_maker(Subscription)
-_place = record_maker(Place)
-_NO_STEPS: frozenset[str] = frozenset()
 _SUBSCRIBER_WIDTH = len(subscriber.columns)
 
 # What runs for each group of letters.

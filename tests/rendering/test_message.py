@@ -11,15 +11,16 @@ from email.message import EmailMessage
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from newsletter.errors import RenderError
 from newsletter.mail.base import Envelope
 from newsletter.rendering.facts import Rendered
-from newsletter.rendering.message import MessageHeaders, encode, message_id_for, quoted_printable
+from newsletter.rendering.forms import Form
+from newsletter.rendering.message import MessageHeaders, encode, message_id_for, quoted_printable, shared_headers
 from newsletter.rendering.message import compose as compose_encoded
-from newsletter.rendering.plates import PLACEHOLDERS, Plate
+from newsletter.rendering.plates import PLACEHOLDERS, Plate, folded
 
 DELIVERY = UUID("018f3c2e-7a4b-7c1d-9e2f-0a1b2c3d4e5f")
 LONG_URL = "https://letters.example.org/unsubscribe/" + "kQ7xZm9vYmFy-_" * 15
@@ -329,16 +330,36 @@ class TestPlates:
         Envelope(sender="a@example.org", recipient="b@example.org", content=content)
 
     @given(pieces=PIECES, url=st.from_regex(r"[a-z]{0,4}\.{0,2}[A-Za-z0-9._&-]{1,160}", fullmatch=True))
-    def test_what_is_said_to_have_no_dots_needs_none_doubled(self, pieces: list[str], url: str) -> None:
+    @example(pieces=["=" * 24 + "...." + PLACEHOLDERS.pause], url="h" * 75 + ".x")
+    @example(pieces=["x" * 72 + "." * 4 + PLACEHOLDERS.pause], url=".")
+    def test_no_line_begins_with_a_dot(self, pieces: list[str], url: str) -> None:
+        """Nothing is doubled on the way, and what is sent is what was signed."""
         letter = replace(LETTER, text="".join(pieces), html="".join(pieces))
         encoded = Plate.of(letter).encoded(PLACEHOLDERS._replace(pause=url, unsubscribe=url))
-        assert encoded.has_dots or b"\n." not in compose_encoded(encoded, HEADERS)
+        content = compose_encoded(encoded, HEADERS)
+        assert b"\n." not in content
+        assert all(len(line) <= 76 for line in content.partition(b"\r\n\r\n")[2].split(b"\r\n"))
+        assert quopri.decodestring(encoded.text).decode().replace("\r\n", "\n") == letter.text.replace(
+            PLACEHOLDERS.pause, url
+        ).replace(PLACEHOLDERS.unsubscribe, url)
 
-    def test_few_letters_have_dots(self) -> None:
-        assert not Plate.of(replace(LETTER, text="One. Two.\n")).encoded(PLACEHOLDERS).has_dots
-        assert not Plate.of(replace(LETTER, text="One\n.two\n")).encoded(PLACEHOLDERS).has_dots
-        links = PLACEHOLDERS._replace(pause=".")
-        assert Plate.of(replace(LETTER, text=PLACEHOLDERS.pause)).encoded(links).has_dots
+    @given(
+        pieces=PIECES,
+        url=st.from_regex(r"https://e\.org/([A-Za-z0-9_#-]\.?){1,110}", fullmatch=True),
+        to=st.from_regex(r"[a-z]{1,20}@[a-z]{1,9}\.org", fullmatch=True),
+        seconds=st.integers(0, 10**9),
+    )
+    def test_a_form_is_the_message_with_holes(self, pieces: list[str], url: str, to: str, seconds: int) -> None:
+        """Filled for a reader it is what is composed for them, byte for byte, whoever it was made for."""
+        plate = Plate.of(replace(LETTER, text="".join(pieces), html="<p>" + "".join(pieces)))
+        form = Form(plate, HEADERS)
+        message_id = message_id_for(UUID(int=seconds), "letters.example.org")
+        date = HEADERS.date + timedelta(seconds=seconds)
+        headers = HEADERS._replace(to=to, message_id=message_id, unsubscribe_url=url, date=date)
+        link = folded(url.encode())
+        own = {"to": to.encode(), "message_id": message_id.encode(), "unsubscribe_url": url.encode()}
+        filled = form.filled(shared_headers(plate, headers), own | {"unsubscribe": link, "pause": link})
+        assert filled == compose_encoded(plate.encoded(PLACEHOLDERS._replace(unsubscribe=url, pause=url)), headers)
 
     @pytest.mark.parametrize("before", ["", "x", "xx"])
     @pytest.mark.parametrize("filler", ["x", "é", "=", " "])

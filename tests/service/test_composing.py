@@ -5,11 +5,15 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 import pytest
+from sqlalchemy import select
 
 from newsletter.domain.delivery import Kind, State
 from newsletter.domain.sequence import Affirmation, RelatedPost, Revision, Step
 from newsletter.errors import TokenExpired
 from newsletter.service.choosing import choose_affirmation, choose_posts
+from newsletter.service.composing import Composed, Ingredients
+from newsletter.store.deliveries import COLUMNS, to_delivery
+from newsletter.store.tables import delivery
 from newsletter.tokens import Purpose
 from tests.support.building import House, Mail, Reader, letter, local
 from tests.support.smtp_server import Reply, SmtpServer
@@ -245,6 +249,34 @@ def test_a_letter_carries_its_readers_own_links(house: House):
         settings = signer.verify(Purpose.PREFERENCES, mail.token("preferences"), now=house.now)
         assert settings.id == reader.record.id
         assert f"{house.app.site.base_url}/too-much" in mail.text
+
+
+def test_a_letter_from_a_form_is_the_letter_that_is_composed(house: House, monkeypatch: pytest.MonkeyPatch):
+    """Byte for byte, for readers who share a form and for those who have none of theirs."""
+    house.sequence("trust", "one", "two")
+    house.publish()
+    for number in range(8):
+        house.reader(f"reader-{number}@example.org", discreet=number % 2 == 0)
+    house.reader("O'Hara+news@example.org")
+    house.live(TUESDAY)
+    house.at("2026-12-01 09:00")
+    house.plan()
+    app, composed = house.app, dict[bool, list[Composed | None]]()
+    for has_forms in (True, False):
+        monkeypatch.setattr(app.office.composer._links, "are_plain", has_forms)
+        with app.database.write() as connection:
+            edition = app.editions.live(connection)
+            assert edition is not None
+            rows = connection.execute(select(*COLUMNS).where(delivery.c.state == State.PLANNED))
+            items = sorted(to_delivery(row) for row in rows)
+            needed = Ingredients.gather(connection, edition, items)
+            composed[has_forms] = [
+                app.office.composer.compose(connection, edition, item, each, now=house.now)
+                for item, each in zip(items, needed, strict=True)
+                if each is not None
+            ]
+    assert len(composed[True]) == 9
+    assert composed[True] == composed[False]
 
 
 def test_the_headers_of_a_letter(house: House):

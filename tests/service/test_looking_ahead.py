@@ -439,11 +439,11 @@ def weather(house: House) -> Iterator[Weather]:
             away()
 
     @contextmanager
-    def read() -> Iterator[Any]:
+    def read(**how: Any) -> Iterator[Any]:
         found.calls += found.how == "read"
         if found.fails("read"):
             away()
-        with usual_read() as connection:
+        with usual_read(**how) as connection:
             yield connection
 
     database.write, database.read = write, read  # type: ignore[method-assign]
