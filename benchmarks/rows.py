@@ -83,10 +83,10 @@ class Rows:
 
     def _add_received(self, connection: Connection, series: str, *, step: str, last: datetime) -> None:
         _run(connection, f"""
-            INSERT INTO delivery (id, kind, dedup_key, subscriber_id, subscription_id, sequence_key, round, step, state,
+            INSERT INTO delivery (id, kind, subscriber_id, subscription_id, sequence_key, round, step, state,
                 received, due_at, next_try_at, attempt, epoch, revision, message_id, message_date, affirmation, posts,
                 number, created_at, sent_at, closed_at, reply_code, reply_text, host)
-            {series} SELECT {self._id(_LETTER)}, 'letter', 'letter:{_SUBSCRIPTION}-' || {self._hex()} || ':1:{step}',
+            {series} SELECT {self._id(_LETTER)}, 'letter',
                 {self._id(_READER)}, {self._id(_SUBSCRIPTION)}, '{self._installation.sequence}', 1, '{step}', 'sent',
                 true, :last, :last, 1, 3, 1, '<' || {self._hex()} || '.{_LETTER}@example.com>', :last, 'go-slowly',
                 '[]', 1, :last, :last, :last, 250, '2.0.0 Ok: queued as 4D2F1C0A7B', 'mx.example.net' FROM series
@@ -104,10 +104,10 @@ class Rows:
         with self._making() as connection:
             self._set_due(connection, number, turn=turn, due=None)
             _run(connection, f"""
-                INSERT INTO delivery (id, kind, dedup_key, subscriber_id, subscription_id, sequence_key, round, step,
+                INSERT INTO delivery (id, kind, subscriber_id, subscription_id, sequence_key, round, step,
                     state, due_at, next_try_at, created_at)
                 {self._chosen(number, turn=turn)} SELECT {self._id(f"{_NEW_LETTER}{step:02x}")}, 'letter',
-                    'letter:{_SUBSCRIPTION}-' || {self._hex()} || ':1:{identity}', {self._id(_READER)},
+                    {self._id(_READER)},
                     {self._id(_SUBSCRIPTION)}, '{self._installation.sequence}', 1, '{identity}', 'planned', :due, :due,
                     :now FROM series
                 """, due=now - timedelta(minutes=1), now=now)  # fmt: skip

@@ -89,11 +89,6 @@ class Letter:
     due_at: datetime
     next_try_at: datetime
 
-    @property
-    def dedup_key(self) -> str:
-        """What no two letters have in common."""
-        return f"letter:{self.subscription_id}:{self.round}:{self.step}"
-
 
 def plan_letters(connection: Connection, letters: Sequence[Letter], *, now: datetime) -> int:
     """Letters to be sent, each a row of its own, or the same row again where it was withdrawn or failed.
@@ -103,7 +98,7 @@ def plan_letters(connection: Connection, letters: Sequence[Letter], *, now: date
     """
     rows = [
         (
-            *(ordered_id(), Kind.LETTER.value, letter.dedup_key, letter.subscriber_id, letter.subscription_id),
+            *(ordered_id(), Kind.LETTER.value, letter.subscriber_id, letter.subscription_id),
             *(letter.sequence_key, letter.round, letter.step, State.PLANNED.value),
             *(letter.due_at, letter.next_try_at, now),
         )
@@ -115,7 +110,12 @@ def plan_letters(connection: Connection, letters: Sequence[Letter], *, now: date
 
 
 def _plan_again(connection: Connection, letter: Letter) -> bool:
-    again = and_(delivery.c.dedup_key == letter.dedup_key, delivery.c.state.in_([State.WITHDRAWN, State.FAILED]))
+    again = and_(
+        delivery.c.subscription_id == letter.subscription_id,
+        delivery.c.round == letter.round,
+        delivery.c.step == letter.step,
+        delivery.c.state.in_([State.WITHDRAWN, State.FAILED]),
+    )
     # A withdrawn letter that was once handed over without an answer stays uncertain: its repeat is its last.
     state = case((delivery.c.doubts == 1, State.UNCERTAIN.value), else_=State.PLANNED.value)
     statement = (
@@ -347,7 +347,7 @@ def to_delivery(row: Sequence[Any]) -> Delivery:
 _PLAN = PreparedInsert(
     delivery,
     (
-        "id", "kind", "dedup_key", "subscriber_id", "subscription_id", "sequence_key", "round", "step", "state",
+        "id", "kind", "subscriber_id", "subscription_id", "sequence_key", "round", "step", "state",
         "due_at", "next_try_at", "created_at",
     ),
     key=delivery.c.id,

@@ -114,6 +114,7 @@ and puts it in again, and the state of a letter changes three times on its way.
 
 WAITING_TO_LEAVE = "state IN ('planned', 'uncertain')"
 FOR_PEOPLE = "kind <> 'letter' AND state IN ('planned', 'uncertain')"
+HAS_KEY = "dedup_key IS NOT NULL"
 HAS_DETAILS = "reply_text IS NOT NULL OR host IS NOT NULL OR payload IS NOT NULL"
 OWNED = "owner IS NOT NULL"
 
@@ -122,7 +123,7 @@ delivery = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("kind", String(20), nullable=False),
-    Column("dedup_key", Text, nullable=False, unique=True),
+    Column("dedup_key", Text),  # of what is no letter; a letter is known by its subscription, round and step
     Column("subscriber_id", Uuid, ForeignKey("subscriber.id", ondelete="CASCADE"), nullable=False),
     Column("subscription_id", Uuid, ForeignKey("subscription.id", ondelete="CASCADE")),
     Column("sequence_key", String(60)),
@@ -168,7 +169,10 @@ delivery = Table(
         " AND sequence_key IS NOT NULL)",
         name="letter",
     ),
+    CheckConstraint("(kind = 'letter') = (dedup_key IS NULL)", name="dedup_key"),
     UniqueConstraint("subscription_id", "round", "step"),
+    Index("uq_delivery_dedup_key", "dedup_key", unique=True, postgresql_where=text(HAS_KEY),
+          sqlite_where=text(HAS_KEY)),
     Index("uq_delivery_open", "subscription_id", unique=True, postgresql_where=text(OPEN), sqlite_where=text(OPEN)),
     Index("ix_delivery_leaving", "next_try_at", "id", postgresql_where=text(WAITING_TO_LEAVE),
           sqlite_where=text(WAITING_TO_LEAVE)),

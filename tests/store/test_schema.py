@@ -72,7 +72,7 @@ ILLEGAL = [
     pytest.param({"subscriber_id": NOBODY}, id="a letter to nobody"),
     pytest.param({"due_at": None}, id="due at no time"),
     pytest.param({"next_try_at": None}, id="to be tried at no time"),
-    pytest.param({"dedup_key": None}, id="without a key"),
+    pytest.param({"dedup_key": "letter"}, id="a letter with a key of another kind"),
 ]
 
 
@@ -81,7 +81,7 @@ def add_letter(store: Store, record: Subscription, **values: Any) -> UUID:
     identifier = uuid4()
     row = {
         "id": identifier,
-        "dedup_key": uuid4().hex,
+        "dedup_key": None if values.get("kind", Kind.LETTER) == Kind.LETTER else uuid4().hex,
         "subscriber_id": record.subscriber_id,
         "subscription_id": record.id,
         "due_at": NOW,
@@ -162,9 +162,14 @@ class TestDelivery:
 
     def test_a_dedup_key_exists_once(self, store: Store):
         """The same key cannot be planned twice, for whomever."""
-        add_letter(store, store.subscription(), dedup_key="confirmation:abc:2026-11-23")
+        add_letter(store, store.subscription(), kind=Kind.CONFIRMATION, dedup_key="confirmation:abc:2026-11-23")
         with pytest.raises(Conflict):
-            add_letter(store, store.subscription(), dedup_key="confirmation:abc:2026-11-23")
+            add_letter(store, store.subscription(), kind=Kind.CONFIRMATION, dedup_key="confirmation:abc:2026-11-23")
+
+    def test_what_is_no_letter_has_a_key(self, store: Store):
+        """Without one nothing would keep it from being planned twice."""
+        with pytest.raises(Conflict):
+            add_letter(store, store.subscription(), kind=Kind.CONFIRMATION, dedup_key=None)
 
 
 class TestSubscription:
@@ -312,7 +317,7 @@ class TestTheRest:
         """Only a key that is taken is passed over; a row that breaks a check is refused."""
         record = store.subscription()
         row = {
-            "id": uuid4(), "dedup_key": "x", "subscriber_id": record.subscriber_id, "subscription_id": record.id,
+            "id": uuid4(), "subscriber_id": record.subscriber_id, "subscription_id": record.id,
             "due_at": NOW, "next_try_at": NOW, "created_at": NOW, **LETTER, "state": "lost",
         }  # fmt: skip
         with pytest.raises(Conflict), store.write() as connection:

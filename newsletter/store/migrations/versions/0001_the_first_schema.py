@@ -144,7 +144,7 @@ def upgrade() -> None:
         "delivery",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("kind", sa.String(length=20), nullable=False),
-        sa.Column("dedup_key", sa.Text(), nullable=False),
+        sa.Column("dedup_key", sa.Text(), nullable=True),
         sa.Column("subscriber_id", sa.Uuid(), nullable=False),
         sa.Column("subscription_id", sa.Uuid(), nullable=True),
         sa.Column("sequence_key", sa.String(length=60), nullable=True),
@@ -177,6 +177,7 @@ def upgrade() -> None:
             "(state = 'handing_over') = (handing_over_at IS NOT NULL)", name=op.f("ck_delivery_handing_over_at")
         ),
         sa.CheckConstraint("(state = 'sent') = (sent_at IS NOT NULL)", name=op.f("ck_delivery_sent_at")),
+        sa.CheckConstraint("(kind = 'letter') = (dedup_key IS NULL)", name=op.f("ck_delivery_dedup_key")),
         sa.CheckConstraint(
             "(closed_at IS NOT NULL) = (received OR state = 'failed' OR state = 'withdrawn')",
             name=op.f("ck_delivery_closed_at"),
@@ -209,7 +210,6 @@ def upgrade() -> None:
             ["subscription_id"], ["subscription.id"], name=op.f("fk_delivery_subscription_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
-        sa.UniqueConstraint("dedup_key", name=op.f("uq_delivery_dedup_key")),
         sa.UniqueConstraint("subscription_id", "round", "step", name=op.f("uq_delivery_subscription_id_round_step")),
     )
     with op.batch_alter_table("delivery", schema=None) as batch_op:
@@ -249,6 +249,13 @@ def upgrade() -> None:
             sqlite_where=sa.text("owner IS NOT NULL"),
         )
         batch_op.create_index("ix_delivery_subscriber", ["subscriber_id", "id"], unique=False)
+        batch_op.create_index(
+            "uq_delivery_dedup_key",
+            ["dedup_key"],
+            unique=True,
+            postgresql_where=sa.text("dedup_key IS NOT NULL"),
+            sqlite_where=sa.text("dedup_key IS NOT NULL"),
+        )
         batch_op.create_index(
             "uq_delivery_open",
             ["subscription_id"],
@@ -302,6 +309,11 @@ def downgrade() -> None:
             "uq_delivery_open",
             postgresql_where=sa.text("kind = 'letter' AND closed_at IS NULL"),
             sqlite_where=sa.text("kind = 'letter' AND closed_at IS NULL"),
+        )
+        batch_op.drop_index(
+            "uq_delivery_dedup_key",
+            postgresql_where=sa.text("dedup_key IS NOT NULL"),
+            sqlite_where=sa.text("dedup_key IS NOT NULL"),
         )
         batch_op.drop_index("ix_delivery_subscriber")
         batch_op.drop_index(
