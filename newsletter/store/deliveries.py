@@ -20,21 +20,22 @@ from newsletter.domain.delivery import WITHDRAWABLE, DeliveryId, Kind, State
 from newsletter.domain.subscription import SubscriberId, SubscriptionId
 from newsletter.store.prepared import PreparedInsert
 from newsletter.store.statements import insert_or_nothing
-from newsletter.store.tables import HAS_DETAILS, delivery
+from newsletter.store import tables
+from newsletter.store.tables import HAS_DETAILS, WAITING_TO_LEAVE, delivery
 from newsletter.store.types import ordered_id
 
 # Written out, so that both databases see that the partial indexes serve.
-LEAVING: ColumnElement[bool] = literal_column("delivery.state IN ('planned', 'uncertain')")
+LEAVING: ColumnElement[bool] = literal_column(f"delivery.{WAITING_TO_LEAVE}")
 OWNED: ColumnElement[bool] = literal_column("delivery.owner IS NOT NULL")
-_HELD: ColumnElement[bool] = literal_column("delivery.state = 'held'")
+HELD: ColumnElement[bool] = literal_column(f"delivery.{tables.HELD}")
 _HAS_DETAILS: ColumnElement[bool] = literal_column(f"({HAS_DETAILS})")
 
-COLUMNS = [column for column in delivery.columns if column.name != "dedup_key"]
+COLUMNS = [column for column in delivery.columns if column.name not in ("dedup_key", "waits_for")]
 _IS_OPEN = and_(delivery.c.kind == Kind.LETTER, delivery.c.closed_at.is_(None))
 
 
 class Delivery(NamedTuple):
-    """One email, as the ledger has it: its columns in their order, but for `dedup_key`.
+    """One email, as the ledger has it: its columns in their order, but for those that serve an index.
 
     Attributes:
         due_at: the instant of its slot; business time.
@@ -185,7 +186,8 @@ def open_letters(connection: Connection, subscriber_ids: Collection[UUID]) -> di
 
 def stopped(connection: Connection, *, state: State, limit: int, after: UUID | None = None) -> list[Delivery]:
     """Held or uncertain emails in order of id, from behind `after`."""
-    statement = select(*COLUMNS).where(delivery.c.state == state)
+    # Said again as the indexes say it: whatever is stopped is found among few rows.
+    statement = select(*COLUMNS).where(delivery.c.state == state, HELD if state is State.HELD else LEAVING)
     if after is not None:
         statement = statement.where(delivery.c.id > after)
     return [to_delivery(row) for row in connection.execute(statement.order_by(delivery.c.id).limit(limit))]
@@ -227,7 +229,7 @@ def withdraw(
     states = [*WITHDRAWABLE, State.HELD]
     chosen: ColumnElement[bool] = and_(delivery.c.state.in_(states), ~delivery.c.received)
     # Of one reader there are few rows; of a sequence only those are looked at that a partial index knows.
-    parts = [true()] if subscriber_id or subscription_id else [LEAVING, OWNED, _HELD]
+    parts = [true()] if subscriber_id or subscription_id else [LEAVING, OWNED, HELD]
     if letters_only:
         chosen = and_(chosen, delivery.c.kind == Kind.LETTER)
     if subscriber_id is not None:
@@ -265,7 +267,7 @@ def reopen_held(
     letters_only: bool = False,
 ) -> int:
     """Let held emails be tried again: all those whose reader waits, or some."""
-    chosen: ColumnElement[bool] = and_(delivery.c.state == State.HELD, ~delivery.c.received)
+    chosen: ColumnElement[bool] = and_(HELD, ~delivery.c.received)
     if identifiers is not None:
         chosen = and_(chosen, delivery.c.id.in_(identifiers))
     if letters_only:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Computed,
     Date,
     ForeignKey,
     Index,
@@ -112,8 +113,13 @@ This and `OWNED` are said without `state`: whenever that changes, SQLite takes a
 and puts it in again, and the state of a letter changes three times on its way.
 """
 
-WAITING_TO_LEAVE = "state IN ('planned', 'uncertain')"
-FOR_PEOPLE = "kind <> 'letter' AND state IN ('planned', 'uncertain')"
+WAITS_FOR = "CASE WHEN state IN ('planned', 'uncertain') THEN 'turn' WHEN state = 'held' THEN 'operator' END"
+"""What a row waits for. The indexes ask for this and not for the state, which changes once more while it waits for
+nothing: PostgreSQL then writes such a row where it stands, and into no index."""
+
+WAITING_TO_LEAVE = "waits_for = 'turn'"
+HELD = "waits_for = 'operator'"
+FOR_PEOPLE = "kind <> 'letter' AND waits_for = 'turn'"
 HAS_KEY = "dedup_key IS NOT NULL"
 HAS_DETAILS = "reply_text IS NOT NULL OR host IS NOT NULL OR payload IS NOT NULL"
 OWNED = "owner IS NOT NULL"
@@ -130,6 +136,7 @@ delivery = Table(
     Column("round", Integer),
     Column("step", String(80)),
     Column("state", String(12), nullable=False),
+    Column("waits_for", String(8), Computed(WAITS_FOR, persisted=True)),
     Column("received", Boolean, nullable=False, server_default=false()),
     Column("due_at", UtcDateTime, nullable=False),
     Column("next_try_at", UtcDateTime, nullable=False),
@@ -177,7 +184,7 @@ delivery = Table(
     Index("ix_delivery_leaving", "next_try_at", "id", postgresql_where=text(WAITING_TO_LEAVE),
           sqlite_where=text(WAITING_TO_LEAVE)),
     Index("ix_delivery_owned", "owner", postgresql_where=text(OWNED), sqlite_where=text(OWNED)),
-    Index("ix_delivery_held", "id", postgresql_where=text("state = 'held'"), sqlite_where=text("state = 'held'")),
+    Index("ix_delivery_held", "id", postgresql_where=text(HELD), sqlite_where=text(HELD)),
     Index("ix_delivery_subscriber", "subscriber_id", "id"),
     Index("ix_delivery_for_people", "next_try_at", "id", postgresql_where=text(FOR_PEOPLE),
           sqlite_where=text(FOR_PEOPLE)),

@@ -151,6 +151,15 @@ def upgrade() -> None:
         sa.Column("round", sa.Integer(), nullable=True),
         sa.Column("step", sa.String(length=80), nullable=True),
         sa.Column("state", sa.String(length=12), nullable=False),
+        sa.Column(
+            "waits_for",
+            sa.String(length=8),
+            sa.Computed(
+                "CASE WHEN state IN ('planned', 'uncertain') THEN 'turn' WHEN state = 'held' THEN 'operator' END",
+                persisted=True,
+            ),
+            nullable=True,
+        ),
         sa.Column("received", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("due_at", UtcDateTime(), nullable=False),
         sa.Column("next_try_at", UtcDateTime(), nullable=False),
@@ -224,22 +233,22 @@ def upgrade() -> None:
             "ix_delivery_for_people",
             ["next_try_at", "id"],
             unique=False,
-            postgresql_where=sa.text("kind <> 'letter' AND state IN ('planned', 'uncertain')"),
-            sqlite_where=sa.text("kind <> 'letter' AND state IN ('planned', 'uncertain')"),
+            postgresql_where=sa.text("kind <> 'letter' AND waits_for = 'turn'"),
+            sqlite_where=sa.text("kind <> 'letter' AND waits_for = 'turn'"),
         )
         batch_op.create_index(
             "ix_delivery_held",
             ["id"],
             unique=False,
-            postgresql_where=sa.text("state = 'held'"),
-            sqlite_where=sa.text("state = 'held'"),
+            postgresql_where=sa.text("waits_for = 'operator'"),
+            sqlite_where=sa.text("waits_for = 'operator'"),
         )
         batch_op.create_index(
             "ix_delivery_leaving",
             ["next_try_at", "id"],
             unique=False,
-            postgresql_where=sa.text("state IN ('planned', 'uncertain')"),
-            sqlite_where=sa.text("state IN ('planned', 'uncertain')"),
+            postgresql_where=sa.text("waits_for = 'turn'"),
+            sqlite_where=sa.text("waits_for = 'turn'"),
         )
         batch_op.create_index(
             "ix_delivery_owned",
@@ -323,16 +332,18 @@ def downgrade() -> None:
         )
         batch_op.drop_index(
             "ix_delivery_leaving",
-            postgresql_where=sa.text("state IN ('planned', 'uncertain')"),
-            sqlite_where=sa.text("state IN ('planned', 'uncertain')"),
+            postgresql_where=sa.text("waits_for = 'turn'"),
+            sqlite_where=sa.text("waits_for = 'turn'"),
         )
         batch_op.drop_index(
-            "ix_delivery_held", postgresql_where=sa.text("state = 'held'"), sqlite_where=sa.text("state = 'held'")
+            "ix_delivery_held",
+            postgresql_where=sa.text("waits_for = 'operator'"),
+            sqlite_where=sa.text("waits_for = 'operator'"),
         )
         batch_op.drop_index(
             "ix_delivery_for_people",
-            postgresql_where=sa.text("kind <> 'letter' AND state IN ('planned', 'uncertain')"),
-            sqlite_where=sa.text("kind <> 'letter' AND state IN ('planned', 'uncertain')"),
+            postgresql_where=sa.text("kind <> 'letter' AND waits_for = 'turn'"),
+            sqlite_where=sa.text("kind <> 'letter' AND waits_for = 'turn'"),
         )
         batch_op.drop_index(
             "ix_delivery_details",
