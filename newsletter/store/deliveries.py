@@ -18,9 +18,9 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from newsletter.domain.delivery import WITHDRAWABLE, DeliveryId, Kind, State
 from newsletter.domain.subscription import SubscriberId, SubscriptionId
+from newsletter.store import tables
 from newsletter.store.prepared import PreparedInsert
 from newsletter.store.statements import insert_or_nothing
-from newsletter.store import tables
 from newsletter.store.tables import HAS_DETAILS, WAITING_TO_LEAVE, delivery
 from newsletter.store.types import ordered_id
 
