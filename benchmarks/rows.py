@@ -65,9 +65,9 @@ class Rows:
                 """, joined=joined)  # fmt: skip
             _run(connection, f"""
                 INSERT INTO subscription (id, subscriber_id, sequence_key, state, seen_revision, last_step, anchor,
-                    last_letter_at, next_due_at, created_at, confirmed_at)
+                    last_letter_at, next_due_at, due_rule, created_at, confirmed_at)
                 {series} SELECT {self._id(_SUBSCRIPTION)}, {self._id(_READER)}, '{self._installation.sequence}',
-                    'active', 1, {last[0]}, {last[0]}, {last[1]}, {next_due}, :joined, :joined FROM series
+                    'active', 1, {last[0]}, {last[0]}, {last[1]}, {next_due}, 'slot', :joined, :joined FROM series
                 """, joined=joined, later=later, **({"last": a_week_ago} if received else {}))  # fmt: skip
             if received:
                 self._add_received(connection, series, step=first, last=a_week_ago)

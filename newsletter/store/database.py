@@ -35,6 +35,13 @@ Conflict = IntegrityError
 
 _MIGRATION_LOCK = 0x6E657773  # "news": one process migrates at a time
 _BUSY_TIMEOUT_MS = 30_000
+_CACHE_KIB = 8 * 1024
+"""What SQLite keeps of the file: as many pages as all letters on their way need, so that none is read twice."""
+_CHECKPOINT_PAGES = 64 * 1024
+_LOG_KEPT_BYTES = 64 * 1024 * 1024
+"""SQLite's log grows to 256 MB before it is written back, and to 64 MB it is cut down afterwards. Each letter changes
+a page of its own somewhere in a large file: written back every 4 MB, as is usual, that kept the sending waiting for a
+third of the time. Most mornings the log holds all that is due, and is written back once."""
 _LONGEST_SILENCE = timedelta(seconds=60)
 """What a connection that fell silent within a transaction had locked is let go of, as soon as its lease is over."""
 _NOTICE_A_DEAD_SERVER = {
@@ -275,6 +282,9 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:  # no
             "secure_delete = ON",
             # What a statement sets aside stays out of files, which would take longer and hold what is erased.
             "temp_store = MEMORY",
+            f"cache_size = -{_CACHE_KIB}",
+            f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
+            f"journal_size_limit = {_LOG_KEPT_BYTES}",
         ):
             cursor.execute(f"PRAGMA {pragma}")
     except BaseException:
