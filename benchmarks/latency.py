@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from benchmarks.receiver import receiver
@@ -15,6 +17,10 @@ _CONNECTIONS = 500
 four replies of 125 ms in the mean (the greeting, EHLO, the envelope, the letter), each further one for one."""
 
 _DELAYS = {"near": (0.0, 0.0), "far": (0.05, 0.2)}
+_DUE_IN = timedelta(seconds=5)
+"""By then the worker has started and has nothing to do."""
+
+_WAIT_SECONDS = 60.0
 
 
 def measure(bench: Bench) -> None:
@@ -22,22 +28,33 @@ def measure(bench: Bench) -> None:
     for database in ("sqlite", "postgres"):
         for _ in range(bench.runs):
             for name, delay in _DELAYS.items():
-                rate = _rate(bench, sqlite=database == "sqlite", delay=delay)
-                bench.figures.add(f"latency_per_second.{name}.{database}", rate)
-        near, far = (bench.figures.median(f"latency_per_second.{name}.{database}") for name in ("near", "far"))
-        bench.figures.derive(f"latency_rate_vs_zero.{database}", far / near)
+                since_due, since_opened = _rates(bench, sqlite=database == "sqlite", delay=delay)
+                bench.figures.add(f"latency_per_second.{name}.{database}", since_due)
+                bench.figures.add(f"latency_conversing_per_second.{name}.{database}", since_opened)
+        for kind in ("", "conversing_"):
+            near, far = (bench.figures.median(f"latency_{kind}per_second.{name}.{database}") for name in _DELAYS)
+            bench.figures.derive(f"latency_{kind}rate_vs_zero.{database}", far / near)
 
 
-def _rate(bench: Bench, *, sqlite: bool, delay: tuple[float, float]) -> float:
-    """Letters a second, from the first connection to the last acceptance, by the receiver's clock."""
+def _rates(bench: Bench, *, sqlite: bool, delay: tuple[float, float]) -> tuple[float, float]:
+    """Letters a second until the last acceptance, by a worker that was idle.
+
+    Returns:
+        From the instant at which all are due, with the tick and the planning that follow; and from the worker's
+        first connection.
+    """
     with receiver(delay=delay) as server:
         installation = bench.install(sqlite=sqlite, port=server.port, connections=_CONNECTIONS)
         installation.rows.fill(_LETTERS)
-        installation.rows.plan(_LETTERS)
-        installation.drain()
-        notes = server.notes()
+        worker = installation.start_worker()
+        try:
+            installation.rows.make_due(_LETTERS, at=datetime.now(UTC) + _DUE_IN)
+            due_at = time.monotonic() + _DUE_IN.total_seconds()
+            notes = server.wait_for(_LETTERS, seconds=_WAIT_SECONDS)
+        finally:
+            worker.end()
         bench.remove(installation)
     if notes.accepted != _LETTERS:
         message = f"{notes.accepted} of {_LETTERS} letters arrived."
         raise RuntimeError(message)
-    return notes.accepted / (notes.last_at - notes.opened_at)
+    return notes.accepted / (notes.last_at - due_at), notes.accepted / (notes.last_at - notes.opened_at)

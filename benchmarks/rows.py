@@ -92,10 +92,10 @@ class Rows:
                 '[]', 1, :last, :last, :last, 250, '2.0.0 Ok: queued as 4D2F1C0A7B', 'mx.example.net' FROM series
             """, last=last)  # fmt: skip
 
-    def make_due(self, number: int, *, turn: int = 0) -> None:
-        """Let so many subscriptions be due a minute ago; each turn chooses others."""
+    def make_due(self, number: int, *, turn: int = 0, at: datetime | None = None) -> None:
+        """Let so many subscriptions be due at an instant, or a minute ago; each turn chooses others."""
         with self._making() as connection:
-            self._set_due(connection, number, turn=turn, due=datetime.now(UTC) - timedelta(minutes=1))
+            self._set_due(connection, number, turn=turn, due=at or datetime.now(UTC) - timedelta(minutes=1))
 
     def plan(self, number: int, *, step: int = 0, turn: int = 0) -> None:
         """Plan so many letters, due a minute ago; each turn chooses other readers."""
