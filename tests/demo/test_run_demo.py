@@ -22,7 +22,7 @@ from newsletter.demo.reader import PageError, Reader
 from newsletter.demo.story import EXPECTATIONS
 from newsletter.errors import InvalidChoice, NewsletterError
 from newsletter.mail.maildir import MaildirMailer
-from newsletter.service import composing
+from newsletter.rendering.forms import Form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,12 +91,12 @@ def test_the_whole_story_holds_every_expectation(capsys: pytest.CaptureFixture[s
 def test_a_letter_without_its_way_out_is_noticed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    compose = composing.compose
+    filled = Form.filled
 
     def forgetful(*args: Any, **kwargs: Any) -> bytes:
-        return compose(*args, **kwargs).replace(b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n", b"")
+        return filled(*args, **kwargs).replace(b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n", b"")
 
-    monkeypatch.setattr(composing, "compose", forgetful)
+    monkeypatch.setattr(Form, "filled", forgetful)
     assert run_demo(1, QUICK, 0, exit_when_done=True) == 1
     told = capsys.readouterr().out
     assert "Expected: Every letter has a one-click way out in its headers. Seen: letter 1 has none." in told

@@ -198,7 +198,7 @@ class _Ledger:
         self, usual: Callable[..., set[Any]], prepared: object, connection: object, form: Any, rows: Any, shared: object
     ) -> set[Any]:
         """What SQLite is told row by row."""
-        self.note(connection, None, form.text, [list(row.values()) for row in rows], None, True)
+        self.note(connection, None, form.text, [list(row) for row in rows], None, True)
         return usual(prepared, connection, form, rows, shared)
 
     def roll_back(self, usual: Callable[..., None], dialect: object, connection: object) -> None:
