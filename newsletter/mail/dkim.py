@@ -12,6 +12,7 @@ import hashlib
 import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
@@ -76,7 +77,7 @@ class DkimSigner:
         self._key = private_key
         algorithm = "rsa-sha256" if isinstance(private_key, RSAPrivateKey) else "ed25519-sha256"
         tags = f" v=1; a={algorithm}; c=relaxed/relaxed; d={domain}; s={selector};"
-        self._tags = [b" " + tag for tag in tags.encode("ascii").split()]
+        self._tags = tuple(b" " + tag for tag in tags.encode("ascii").split())
 
     def sign(self, content: bytes) -> bytes:
         """The message with a DKIM-Signature in front.
@@ -102,10 +103,7 @@ class DkimSigner:
             names += [name] * (len(present) + (name in _OVERSIGNED))
             signed += reversed(present)  # a name that is listed twice means the last field first
         body_hash = base64.b64encode(hashlib.sha256(relaxed_body(body)).digest())
-        names[0] = b" h=" + names[0]
-        tags = [*self._tags, b" t=%d;" % _timestamp(fields[b"date"][-1]), b" bh=%b;" % body_hash]
-        tags += [name + b":" for name in names[:-1]]
-        unsigned = _folded(b"DKIM-Signature:", [*tags, names[-1] + b";", b" b="])
+        unsigned = _unsigned(self._tags, _timestamp(fields[b"date"][-1]), tuple(names)) % body_hash
         # The signature's own field is hashed last, without its b= and without a line end.
         signed.append(b"dkim-signature:" + _unfolded(unsigned).partition(b": ")[2])
         signature = base64.b64encode(self._signature(b"\r\n".join(signed)))
@@ -190,6 +188,18 @@ def _reduced(text: bytes) -> bytes:
     return _RUN.sub(b" ", text.replace(b"\t", b" "))
 
 
+@lru_cache(maxsize=64)
+def _unsigned(tags: tuple[bytes, ...], timestamp: int, names: tuple[bytes, ...]) -> bytes:
+    """The field without its signature, with a place for the hash of the body; the same for all letters of a moment."""
+    listed = [b" h=" + names[0] + b":", *(name + b":" for name in names[1:-1]), names[-1] + b";"]
+    written = _folded(b"DKIM-Signature:", [*tags, b" t=%d;" % timestamp, b" bh=%b;" % _ANY_HASH, *listed, b" b="])
+    return written.replace(b"%", b"%%").replace(_ANY_HASH, b"%b")
+
+
+_ANY_HASH = base64.b64encode(bytes(range(hashlib.sha256().digest_size)))
+
+
+@lru_cache(maxsize=64)
 def _timestamp(date_field: bytes) -> int:
     """Seconds since 1970 of a Date field in canonical form."""
     date = parsedate_to_datetime(date_field.partition(b":")[2].decode("ascii", "replace"))
