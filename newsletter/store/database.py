@@ -383,6 +383,23 @@ def _translated() -> Iterator[None]:
         raise DatabaseUnavailable(f"The database cannot be used: every connection is busy. {_WHAT_TO_CHECK}") from error
 
 
+def _advice(reason: str) -> str:
+    """What to do about a database that cannot be used, by what the driver says of it."""
+    return next((advice for words, advice in _ADVICE.items() if words in reason), "Check NEWSLETTER_DATABASE_URL.")
+
+
+_ADVICE = {
+    "malformed": "The file is damaged: restore it from a backup.",
+    "not a database": "It is another kind of file, or damaged: check NEWSLETTER_DATABASE_URL, or restore a backup.",
+    "disk I/O error": "Check that the disk is sound and has space left.",
+    "disk is full": "Make space on the disk.",
+    "unable to open": "Check NEWSLETTER_DATABASE_URL, and that its folder exists and may be written to.",
+    "readonly": "Check that the file and its folder may be written to.",
+    "locked": "Another program holds it: end that one, or wait until it is done.",
+}
+"""By words of SQLite's own."""
+
+
 def _shown(url: URL) -> str:
     # Without the driver: people wrote postgresql://…
     return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
@@ -393,5 +410,6 @@ def _explained(url: URL) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        message = f"The database {_shown(url)} cannot be used: {_reason(error)}. Check NEWSLETTER_DATABASE_URL."
+        reason = _reason(error)
+        message = f"The database {_shown(url)} cannot be used: {reason}. {_advice(reason)}"
         raise DatabaseRefused(message) from error
