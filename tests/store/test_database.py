@@ -214,14 +214,14 @@ class TestRefusals:
 
     def test_a_file_that_cannot_be_made_is_told(self, tmp_path: Path):
         """A SQLite file in a folder that is not there is refused in one line."""
-        with pytest.raises(DatabaseRefused, match="cannot be used: unable to open database file. .*its folder exists"):
+        with pytest.raises(DatabaseRefused, match=r"cannot be used: unable to open database file\. .*its folder exists"):
             Database(f"sqlite:///{tmp_path}/no/such/folder/newsletter.db").upgrade()
 
     def test_a_file_that_is_no_database_is_told(self, tmp_path: Path):
         """A file of something else is refused in one line, and not touched."""
         path = tmp_path / "letter.txt"
         path.write_text("Dear Maria, " * 1000)
-        with pytest.raises(DatabaseRefused, match="cannot be used: file is not a database. .*restore a backup"):
+        with pytest.raises(DatabaseRefused, match=r"cannot be used: file is not a database\. .*restore a backup"):
             Database(f"sqlite:///{path}").upgrade()
         assert path.read_text() == "Dear Maria, " * 1000
 
