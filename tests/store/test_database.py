@@ -214,7 +214,9 @@ class TestRefusals:
 
     def test_a_file_that_cannot_be_made_is_told(self, tmp_path: Path):
         """A SQLite file in a folder that is not there is refused in one line."""
-        with pytest.raises(DatabaseRefused, match=r"cannot be used: unable to open database file\. .*its folder exists"):
+        with pytest.raises(
+            DatabaseRefused, match=r"cannot be used: unable to open database file\. .*its folder exists"
+        ):
             Database(f"sqlite:///{tmp_path}/no/such/folder/newsletter.db").upgrade()
 
     def test_a_file_that_is_no_database_is_told(self, tmp_path: Path):
