@@ -23,6 +23,7 @@ TOO_SLOW = "did not answer in time"
 
 _RECEIVE_BYTES = 4 * 1024
 _REPLY_LIMIT_BYTES = 64 * 1024
+_SHORT_LINE_BYTES = 64
 _EITHER = READABLE | WRITABLE
 _BARE_LINE_ENDS = (b"\r\n", b"\n")
 
@@ -262,12 +263,14 @@ class Wire:
         return self.socket
 
 
-@lru_cache(maxsize=256)
 def _parsed(line: bytes) -> tuple[int, str, bool]:
-    """Take a line of a reply apart: its code, its text, and whether another line follows.
+    """Take a line of a reply apart: its code, its text, and whether another line follows."""
+    # A server says the same to every letter, in few words; what is long is not kept.
+    return _parsed_once(line) if len(line) <= _SHORT_LINE_BYTES else _parsed_once.__wrapped__(line)
 
-    Remembered: but for the last one a server says the same to every letter.
-    """
+
+@lru_cache(maxsize=256)
+def _parsed_once(line: bytes) -> tuple[int, str, bool]:
     digits, mark, text = line[:3], line[3:4], line[4:]
     if digits.isdigit() and b"2" <= digits < b"6":
         if mark in (b" ", b"-") and b"\0" not in text:

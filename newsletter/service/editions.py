@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -19,13 +20,6 @@ from newsletter.store.database import Connection
 
 _KEPT = 4
 _KEPT_PLACES = 4096
-
-
-class _Unknown:
-    pass
-
-
-_UNKNOWN = _Unknown()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +44,8 @@ class Edition:
         Remembered: many readers stand in the same place.
         """
         key = sequence_key, place
-        found = self._next.get(key, _UNKNOWN)
-        if not isinstance(found, _Unknown):
-            return found
+        with suppress(KeyError):
+            return self._next[key]
         sequence = self.revision.sequence(sequence_key)
         step = None
         if sequence is not None:
