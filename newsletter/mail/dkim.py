@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -24,40 +21,19 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from newsletter.errors import SettingsError
+from newsletter.mail.canonical import essence_of, unfolded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-SIGNED_HEADERS = (
-    "from",
-    "to",
-    "subject",
-    "date",
-    "message-id",
-    "reply-to",
-    "list-unsubscribe",  # with its Post inside the signature, or no provider offers one-click: RFC 8058, section 4
-    "list-unsubscribe-post",
-    "list-id",
-    "mime-version",
-    "content-type",
-    "content-transfer-encoding",
-    "feedback-id",
-    "auto-submitted",
-)
-"""What is signed where it is present. The rest of a header may be added to or lost on the way."""
-
-OVERSIGNED_HEADERS = frozenset({"from", "to", "subject", "date"})
-"""Signed once more than they are present: a second one breaks the signature. Source: RFC 6376, section 8.15."""
+    from newsletter.mail.canonical import Essence
 
 SHORTEST_RSA_BITS = 2048
 """What a signer should use at least. Source: RFC 8301, section 3.2."""
 
 LINE_LENGTH = 76
 
-_NAMES = dict.fromkeys(name.encode("ascii") for name in SIGNED_HEADERS)  # a set that keeps its order
-_OVERSIGNED = frozenset(name.encode("ascii") for name in OVERSIGNED_HEADERS)
-_RUN = re.compile(rb"  +")  # begins with two literal bytes, which are searched for 15 times as fast as a class
 _PKCS1_V1_5 = PKCS1v15()
 _SHA256 = SHA256()
 
@@ -91,23 +67,16 @@ class DkimSigner:
         Raises:
             ValueError: the message has no From, or no Date that can be read.
         """
-        head, _, body = content.partition(b"\r\n\r\n")
-        fields = _signed_fields(head)
-        if b"from" not in fields or b"date" not in fields:
-            message = "Only a letter with From and Date can be signed."
-            raise ValueError(message)
-        names: list[bytes] = []
-        signed: list[bytes] = []
-        for name in _NAMES:
-            present = fields.get(name, ())
-            names += [name] * (len(present) + (name in _OVERSIGNED))
-            signed += reversed(present)  # a name that is listed twice means the last field first
-        body_hash = base64.b64encode(hashlib.sha256(relaxed_body(body)).digest())
-        unsigned = _unsigned(self._tags, _timestamp(fields[b"date"][-1]), tuple(names)) % body_hash
+        return self.field(essence_of(content)) + content
+
+    def field(self, essence: Essence) -> bytes:
+        """The DKIM-Signature of a message of which only this is known, with its line end."""
+        body_hash = base64.b64encode(hashlib.sha256(essence.body).digest())
+        written, signed = _unsigned(self._tags, essence.timestamp, essence.names)
         # The signature's own field is hashed last, without its b= and without a line end.
-        signed.append(b"dkim-signature:" + _unfolded(unsigned).partition(b": ")[2])
-        signature = base64.b64encode(self._signature(b"\r\n".join(signed)))
-        return b"".join((unsigned, *_continued(signature, unsigned), b"\r\n", content))
+        signature = base64.b64encode(self._signature(essence.fields + signed % body_hash))
+        unsigned = written % body_hash
+        return b"".join((unsigned, *_continued(signature, unsigned), b"\r\n"))
 
     def _signature(self, data: bytes) -> bytes:
         if isinstance(self._key, RSAPrivateKey):
@@ -156,55 +125,23 @@ _ADVICE = MappingProxyType(
 )
 
 
-def relaxed_body(body: bytes) -> bytes:
-    """A body in the relaxed canonical form. Source: RFC 6376, section 3.4.4."""
-    reduced = _reduced(body).replace(b" \r\n", b"\r\n").rstrip(b" ")
-    end = len(reduced)
-    while reduced.endswith(b"\r\n", 0, end):
-        end -= 2
-    return reduced[:end] + b"\r\n" if end else b""
-
-
-def _signed_fields(head: bytes) -> dict[bytes, list[bytes]]:
-    """The fields that are to be signed, by name and in their order, in the relaxed canonical form.
-
-    Source: RFC 6376, section 3.4.2.
-    """
-    fields: dict[bytes, list[bytes]] = {}
-    for field in _unfolded(head).split(b"\r\n"):
-        name, colon, value = field.partition(b":")
-        name = name.rstrip(b" ").lower()
-        if name in _NAMES and colon:
-            fields.setdefault(name, []).append(b"%b:%b" % (name, value.strip(b" ")))
-    return fields
-
-
-def _unfolded(head: bytes) -> bytes:
-    return _reduced(head.replace(b"\r\n ", b" ").replace(b"\r\n\t", b" "))
-
-
-def _reduced(text: bytes) -> bytes:
-    """Every run of spaces and tabs as one space."""
-    return _RUN.sub(b" ", text.replace(b"\t", b" "))
-
-
 @lru_cache(maxsize=64)
-def _unsigned(tags: tuple[bytes, ...], timestamp: int, names: tuple[bytes, ...]) -> bytes:
-    """The field without its signature, with a place for the hash of the body; the same for all letters of a moment."""
+def _unsigned(tags: tuple[bytes, ...], timestamp: int, names: tuple[bytes, ...]) -> tuple[bytes, bytes]:
+    """The field without its signature, as it is written and as it is signed; the same for all letters of a moment.
+
+    Both have a place for the hash of the body.
+    """
     listed = [b" h=" + names[0] + b":", *(name + b":" for name in names[1:-1]), names[-1] + b";"]
     written = _folded(b"DKIM-Signature:", [*tags, b" t=%d;" % timestamp, b" bh=%b;" % _ANY_HASH, *listed, b" b="])
-    return written.replace(b"%", b"%%").replace(_ANY_HASH, b"%b")
+    signed = b"dkim-signature:" + unfolded(written).partition(b": ")[2]
+    return _with_place(written), _with_place(signed)
+
+
+def _with_place(field: bytes) -> bytes:
+    return field.replace(b"%", b"%%").replace(_ANY_HASH, b"%b")
 
 
 _ANY_HASH = base64.b64encode(bytes(range(hashlib.sha256().digest_size)))
-
-
-@lru_cache(maxsize=64)
-def _timestamp(date_field: bytes) -> int:
-    """Seconds since 1970 of a Date field in canonical form."""
-    date = parsedate_to_datetime(date_field.partition(b":")[2].decode("ascii", "replace"))
-    # "-0000" says UTC and nothing about the place (RFC 5322, section 3.3); the library calls that naive.
-    return int((date.replace(tzinfo=UTC) if date.tzinfo is None else date).timestamp())
 
 
 def _folded(line: bytes, tags: Iterable[bytes]) -> bytes:

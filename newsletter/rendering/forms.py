@@ -29,38 +29,50 @@ _HEADER_HOLE = re.compile("|".join(map(re.escape, _HEADER_HOLES)).encode())
 
 
 class Form:
-    """The message of a plate from its `To` header on; what stands above that changes with the second.
+    """Bytes that are the same for many, with holes for what is one reader's own: cut once, filled often.
+
+    Args:
+        marked: with the name of each hole where it is, see `marked_message`.
+    """
+
+    __slots__ = ("_holes", "_pieces")
+
+    def __init__(self, marked: bytes) -> None:
+        first, *others = _MARKED.split(marked)
+        self._pieces = (first, *others[1::2])
+        self._holes = [name.decode() for name in others[::2]]
+
+    def filled(self, own: Mapping[str, bytes]) -> bytes:
+        """One reader's.
+
+        Args:
+            own: what goes into the holes: `to`, `message_id`, `unsubscribe_url` as they stand in a header, and each
+                link by its name, as it stands between two soft breaks (`plates.folded`).
+        """
+        return b"".join(woven(self._pieces, [own[hole] for hole in self._holes]))
+
+
+def marked_message(plate: Plate, headers: MessageHeaders) -> bytes:
+    """The message of a plate from its `To` header on, with its holes marked.
+
+    What stands above that changes with the second.
 
     Args:
         headers: those of any reader.
     """
-
-    def __init__(self, plate: Plate, headers: MessageHeaders) -> None:
-        top = own_headers(headers._replace(to=_TO, message_id=_MESSAGE_ID, unsubscribe_url=_URL))
-        below = parts(
-            Encoded(
-                subject=plate.subject, html=_marked(plate.html), text=_marked(plate.text),
-                from_name=plate.from_name, reply_to=plate.reply_to,
-            )
-        )  # fmt: skip
-        *pieces, last = _HEADER_HOLE.split(top)
-        first, *others = _MARKED.split(below)
-        self._pieces = (*pieces, last + first, *others[1::2])
-        self._holes = [_HEADER_HOLES[found.decode()] for found in _HEADER_HOLE.findall(top)]
-        self._holes += [name.decode() for name in others[::2]]
-
-    def filled(self, head: bytes, own: Mapping[str, bytes]) -> bytes:
-        """The message of one reader.
-
-        Args:
-            head: see `message.shared_headers`.
-            own: what goes into the holes: `to`, `message_id`, `unsubscribe_url` as they stand in a header, and each
-                link by its name, as it stands between two soft breaks (`plates.folded`).
-        """
-        made = woven(self._pieces, [own[hole] for hole in self._holes])
-        made[0] = head + made[0]
-        return b"".join(made)
+    top = own_headers(headers._replace(to=_TO, message_id=_MESSAGE_ID, unsubscribe_url=_URL))
+    below = parts(
+        Encoded(
+            subject=plate.subject, html=_marked(plate.html), text=_marked(plate.text),
+            from_name=plate.from_name, reply_to=plate.reply_to,
+        )
+    )  # fmt: skip
+    return _HEADER_HOLE.sub(lambda found: _mark(_HEADER_HOLES[found[0].decode()]), top) + below
 
 
 def _marked(pattern: Pattern) -> bytes:
-    return pattern.filled_encoded({name: f"{_MARK}{name}{_MARK}".encode() for name in pattern.holes})
+    return pattern.filled_encoded({name: _mark(name) for name in pattern.holes})
+
+
+def _mark(name: str) -> bytes:
+    return f"{_MARK}{name}{_MARK}".encode()

@@ -17,12 +17,13 @@ from newsletter.domain.sequence import Affirmation, RelatedPost, Revision, Seque
 from newsletter.errors import RenderError
 from newsletter.mail.base import Envelope
 from newsletter.rendering.facts import Encoded, LetterFacts, Links, NoticeFacts, Rendered, Site
-from newsletter.rendering.forms import Form
+from newsletter.rendering.forms import marked_message
 from newsletter.rendering.message import PLAIN_ADDRESS, MessageHeaders, compose, encode, message_id_for, shared_headers
 from newsletter.rendering.plates import Plate
 from newsletter.service.choosing import choose_affirmation, choose_posts, chooses_by_reader, position
 from newsletter.service.editions import Edition, Editions
 from newsletter.service.links import LinkMaker, own_page_token
+from newsletter.service.printing import Printing
 from newsletter.store import subscriptions
 from newsletter.store.database import Connection
 from newsletter.store.deliveries import Delivery
@@ -106,19 +107,19 @@ class _Design:
     Attributes:
         facts: with the links of the reader for whom it was made.
         plate: None where each letter has to be rendered on its own.
-        form: the message, once a reader's was asked for.
-        head: the headers above it, and the Date in them.
+        marked: the message from `To` on, with its holes marked, once a reader's was asked for.
+        printing: the letters of this second.
     """
 
-    __slots__ = ("facts", "form", "gap", "head", "plate", "posts")
+    __slots__ = ("facts", "gap", "marked", "plate", "posts", "printing")
 
     def __init__(self, facts: LetterFacts, plate: Plate | None, gap: timedelta) -> None:
         self.facts = facts
         self.plate = plate
         self.gap = gap
         self.posts = tuple(post.key for post in facts.posts)
-        self.form: Form | None = None
-        self.head: tuple[datetime, bytes] | None = None
+        self.marked = b""
+        self.printing: Printing | None = None
 
 
 class Composer:
@@ -197,12 +198,12 @@ class Composer:
             design.posts,
             facts.number,
         )
-        content = self._filled_in(design, reader, record.id, handover)
+        content = self._printed(design, reader, record.id, handover)
         if content is None:
             links = self._links.links(reader, record.id)
             letter = edition.typesetter.encoded_letter(*found, facts._replace(links=links))
             address = stored_address(reader.address, key=reader.address_key)
-            content = self._write(letter, address, handover, unsubscribe=links.unsubscribe, kind=_LETTER)
+            content = self._signed(self._write(letter, address, handover, unsubscribe=links.unsubscribe, kind=_LETTER))
             return self._seal(content, address.wire, handover, design.gap, (record, place))
         return self._seal(content, reader.address, handover, design.gap, (record, place))
 
@@ -251,24 +252,22 @@ class Composer:
         )  # fmt: skip
         return _Design(facts, edition.typesetter.plate(*found, facts), gap_before(found[1], reader))
 
-    def _filled_in(
-        self, design: _Design, reader: Subscriber, subscription_id: UUID, handover: Handover
-    ) -> bytes | None:
-        """The message of a letter, from its form; None where only `compose` can write it, or refuse to."""
+    def _printed(self, design: _Design, reader: Subscriber, subscription_id: UUID, handover: Handover) -> bytes | None:
+        """The message of a letter, signed, as all of its design are; None where it has to be written alone."""
         address, plate = reader.address, design.plate
         if plate is None or not self._links.are_plain or not _is_written_as_it_is(address, reader.address_key):
             return None
         own = self._links.encoded(reader, subscription_id)
-        date, head = design.head or (None, b"")
-        if date != handover.message_date:
+        printing = design.printing
+        if printing is None or printing.date != handover.message_date:
             url = own["unsubscribe_url"].decode()
             headers = self._headers(plate, address, handover, unsubscribe=url, kind=_LETTER)
-            head = shared_headers(plate, headers)
-            design.head = handover.message_date, head
-            design.form = design.form or Form(plate, headers)
+            design.marked = design.marked or marked_message(plate, headers)
+            marked = shared_headers(plate, headers) + design.marked
+            design.printing = printing = Printing(marked, date=handover.message_date, dkim=self._dkim)
         own["to"] = address.encode()
         own["message_id"] = handover.message_id.encode()
-        return design.form.filled(head, own) if design.form else None
+        return printing.letter(own)
 
     def _notice(self, edition: Edition, reader: Subscriber, item: Delivery, *, now: datetime) -> Composed | None:
         facts: NoticeFacts
@@ -294,15 +293,13 @@ class Composer:
             message_date=item.message_date or now.replace(microsecond=0),
         )
         address = stored_address(reader.address, key=reader.address_key)
-        content = self._write(letter, address, handover, unsubscribe=None, kind=item.kind)
+        content = self._signed(self._write(letter, address, handover, unsubscribe=None, kind=item.kind))
         return self._seal(content, address.wire, handover, timedelta())
 
     def _seal(
         self, content: bytes, recipient: str, handover: Handover, gap: timedelta,
         seen: tuple[Subscription, progress.Place] | None = None,
     ) -> Composed:  # fmt: skip
-        for dkim in self._dkim:
-            content = dkim.sign(content)
         envelope = Envelope(
             sender=self._site.from_address,
             recipient=recipient,
@@ -312,6 +309,11 @@ class Composer:
             has_dots=False,
         )
         return Composed(envelope, handover, gap, seen)
+
+    def _signed(self, content: bytes) -> bytes:
+        for dkim in self._dkim:
+            content = dkim.sign(content)
+        return content
 
     def _write(
         self, letter: Encoded, address: Address, handover: Handover, *, unsubscribe: str | None, kind: Kind

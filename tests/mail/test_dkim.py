@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 from newsletter.bootstrap import open_app
 from newsletter.errors import SettingsError
 from newsletter.mail import Envelope
-from newsletter.mail.dkim import DkimSigner, load_key, relaxed_body
+from newsletter.mail.canonical import relaxed_body
+from newsletter.mail.dkim import DkimSigner, load_key
 from newsletter.rendering.facts import Rendered
 from newsletter.rendering.message import MessageHeaders, compose, encode
 from newsletter.settings import load_settings

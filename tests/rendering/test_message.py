@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from newsletter.errors import RenderError
 from newsletter.mail.base import Envelope
 from newsletter.rendering.facts import Rendered
-from newsletter.rendering.forms import Form
+from newsletter.rendering.forms import Form, marked_message
 from newsletter.rendering.message import MessageHeaders, encode, message_id_for, quoted_printable, shared_headers
 from newsletter.rendering.message import compose as compose_encoded
 from newsletter.rendering.plates import PLACEHOLDERS, Plate, folded
@@ -352,13 +352,14 @@ class TestPlates:
     def test_a_form_is_the_message_with_holes(self, pieces: list[str], url: str, to: str, seconds: int) -> None:
         """Filled for a reader it is what is composed for them, byte for byte, whoever it was made for."""
         plate = Plate.of(replace(LETTER, text="".join(pieces), html="<p>" + "".join(pieces)))
-        form = Form(plate, HEADERS)
+        marked = marked_message(plate, HEADERS)
         message_id = message_id_for(UUID(int=seconds), "letters.example.org")
         date = HEADERS.date + timedelta(seconds=seconds)
         headers = HEADERS._replace(to=to, message_id=message_id, unsubscribe_url=url, date=date)
         link = folded(url.encode())
         own = {"to": to.encode(), "message_id": message_id.encode(), "unsubscribe_url": url.encode()}
-        filled = form.filled(shared_headers(plate, headers), own | {"unsubscribe": link, "pause": link})
+        form = Form(shared_headers(plate, headers) + marked)
+        filled = form.filled(own | {"unsubscribe": link, "pause": link})
         assert filled == compose_encoded(plate.encoded(PLACEHOLDERS._replace(unsubscribe=url, pause=url)), headers)
 
     @pytest.mark.parametrize("before", ["", "x", "xx"])
