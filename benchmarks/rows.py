@@ -70,7 +70,10 @@ class Rows:
                     'active', 1, {last[0]}, {last[0]}, {last[1]}, {next_due}, 'slot', :joined, :joined FROM series
                 """, joined=joined, later=later, **({"last": a_week_ago} if received else {}))  # fmt: skip
             if received:
+                # Letters that were sent have grown into the room that their pages keep for that.
+                self._set_fill_factor(connection, 100)
                 self._add_received(connection, series, step=first, last=a_week_ago)
+                self._set_fill_factor(connection, 80)
         # With the connection its cache goes, too.
         self._engine.dispose()
         if self._is_sqlite:
@@ -141,6 +144,10 @@ class Rows:
             connection.commit()
             yield connection
             connection.commit()
+
+    def _set_fill_factor(self, connection: Connection, percent: int) -> None:
+        if not self._is_sqlite:
+            connection.exec_driver_sql(f"ALTER TABLE delivery SET (fillfactor = {percent})")
 
     # The same words on both databases
 

@@ -187,6 +187,6 @@ class Overseeing:
             message = f"Delivery {item.id}: its subscription is {record.state}, so nothing leaves; settle it instead."
             raise NotAllowed(message)
         # Its own presumed arrival would hold the repeat back for five days.
-        last_letter_at = deliveries.last_accepted_at(connection, record.id)
+        last_letter_at = deliveries.last_accepted_at(connection, record)
         waiting = replace(record, last_letter_at=last_letter_at, next_due_at=None, due_rule=None)
         subscriptions.save_subscription(connection, record, waiting)

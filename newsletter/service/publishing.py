@@ -286,8 +286,10 @@ class Publishing:
     ) -> int:
         moved, last = 0, None
         while keys and not stop():
-            with self._database.write() as connection:
+            # To find the followers of a small sequence may take long: nobody waits for it, and each is read again.
+            with self._database.read() as connection:
                 page = subscriptions.followers(connection, keys, after=last, limit=_BATCH)
+            with self._database.write() as connection:
                 for record in sorted(page, key=lambda item: item.subscriber_id):
                     moved += self._retime_one(connection, edition, before, record, now=now)
             if len(page) < _BATCH:
@@ -309,7 +311,10 @@ class Publishing:
         if reader is None or record is None or record.state not in OPEN:
             return False
         if edition.revision.sequence(record.sequence_key) is None:
-            deliveries.withdraw(connection, subscription_id=record.id, reason="the sequence was retired", now=now)
+            deliveries.withdraw(
+                connection, subscriber_id=reader.id, subscription_id=record.id, reason="the sequence was retired",
+                now=now,
+            )  # fmt: skip
             return subscriptions.save_subscription(
                 connection, record, progression.finish_retired(connection, record, now=now)
             )

@@ -136,7 +136,7 @@ class Staying:
         total = None
         if sequence is not None and not endless:
             total = len(place.received) + steps_ahead(sequence, received=place.received, passed=place.passed)
-        received = deliveries.letter_totals(connection, record.id) if endless else len(place.received)
+        received = deliveries.letter_totals(connection, record) if endless else len(place.received)
         return SubscriptionView(
             key=record.sequence_key,
             title=record.sequence_key if sequence is None else sequence.title,

@@ -21,6 +21,7 @@ from newsletter.domain.subscription import SubscriberId, SubscriptionId
 from newsletter.store import tables
 from newsletter.store.prepared import PreparedInsert
 from newsletter.store.statements import insert_or_nothing
+from newsletter.store.subscriptions import Subscription
 from newsletter.store.tables import HAS_DETAILS, WAITING_TO_LEAVE, delivery
 from newsletter.store.types import ordered_id
 
@@ -112,6 +113,7 @@ def plan_letters(connection: Connection, letters: Sequence[Letter], *, now: date
 
 def _plan_again(connection: Connection, letter: Letter) -> bool:
     again = and_(
+        delivery.c.subscriber_id == letter.subscriber_id,
         delivery.c.subscription_id == letter.subscription_id,
         delivery.c.round == letter.round,
         delivery.c.step == letter.step,
@@ -193,21 +195,21 @@ def stopped(connection: Connection, *, state: State, limit: int, after: UUID | N
     return [to_delivery(row) for row in connection.execute(statement.order_by(delivery.c.id).limit(limit))]
 
 
-def letter_totals(connection: Connection, subscription_id: UUID) -> int:
+def letter_totals(connection: Connection, record: Subscription) -> int:
     """How many letters a subscription has received over all its rounds."""
-    statement = (
-        select(func.count())
-        .select_from(delivery)
-        .where(delivery.c.subscription_id == subscription_id, delivery.c.kind == Kind.LETTER, delivery.c.received)
-    )
+    statement = select(func.count()).select_from(delivery).where(_letters_of(record), delivery.c.received)
     return connection.scalar(statement) or 0
 
 
-def last_accepted_at(connection: Connection, subscription_id: UUID) -> datetime | None:
+def last_accepted_at(connection: Connection, record: Subscription) -> datetime | None:
     """When the mail server last said that it has a letter of this subscription."""
-    mine = and_(delivery.c.subscription_id == subscription_id, delivery.c.kind == Kind.LETTER)
-    latest: datetime | None = connection.scalar(select(func.max(delivery.c.sent_at)).where(mine))
+    latest: datetime | None = connection.scalar(select(func.max(delivery.c.sent_at)).where(_letters_of(record)))
     return latest
+
+
+def _letters_of(record: Subscription) -> ColumnElement[bool]:
+    mine = and_(delivery.c.subscriber_id == record.subscriber_id, delivery.c.subscription_id == record.id)
+    return and_(mine, delivery.c.kind == Kind.LETTER)
 
 
 def withdraw(
@@ -223,13 +225,16 @@ def withdraw(
 ) -> list[Delivery]:
     """Take back what waits, is claimed or is held, in id order; what is being handed over is not touched.
 
+    Args:
+        subscription_id: only of this one of the subscriber's.
+
     Returns:
         What was taken back, as it was before.
     """
     states = [*WITHDRAWABLE, State.HELD]
     chosen: ColumnElement[bool] = and_(delivery.c.state.in_(states), ~delivery.c.received)
     # Of one reader there are few rows; of a sequence only those are looked at that a partial index knows.
-    parts = [true()] if subscriber_id or subscription_id else [LEAVING, OWNED, HELD]
+    parts = [true()] if subscriber_id else [LEAVING, OWNED, HELD]
     if letters_only:
         chosen = and_(chosen, delivery.c.kind == Kind.LETTER)
     if subscriber_id is not None:

@@ -163,7 +163,7 @@ def dossier(connection: Connection, *, address_key: str, limit: int = 200) -> Do
     return Dossier(
         subscriber=reader,
         subscriptions=records,
-        received={record.id: letter_totals(connection, record.id) for record in records},
+        received={record.id: letter_totals(connection, record) for record in records},
         waiting=open_letters(connection, [reader.id]),
         deliveries=deliveries_of(connection, reader.id, limit=limit),
         events=story(connection, reader.id, limit=limit),

@@ -432,6 +432,8 @@ def erase_subscription(connection: Connection, record: Subscription, *, before: 
     gone = connection.execute(delete(subscription).where(subscription.c.id == record.id, unconfirmed)).rowcount == 1
     others = exists().where(subscription.c.subscriber_id == record.subscriber_id)
     if gone:
+        theirs = and_(delivery.c.subscriber_id == record.subscriber_id, delivery.c.subscription_id == record.id)
+        connection.execute(delete(delivery).where(theirs))
         connection.execute(delete(subscriber).where(subscriber.c.id == record.subscriber_id, ~others))
     return gone
 
@@ -549,7 +551,14 @@ _LOCKED_TOGETHER = Prepared(_PAIRS.order_by(subscriber.c.id).with_for_update(), 
 _SUBSCRIPTIONS = Prepared(select(subscription).where(among(subscription.c.id, "ids")), _to_subscription)
 _STEPS = Prepared(
     select(subscription.c.id, delivery.c.step, literal_column("1"))
-    .join(delivery, and_(delivery.c.subscription_id == subscription.c.id, delivery.c.round == subscription.c.round))
+    .join(
+        delivery,
+        and_(
+            delivery.c.subscriber_id == subscription.c.subscriber_id,
+            delivery.c.subscription_id == subscription.c.id,
+            delivery.c.round == subscription.c.round,
+        ),
+    )
     .where(among(subscription.c.id, "ids"), delivery.c.kind == Kind.LETTER, delivery.c.received)
     .union_all(
         select(passed_step.c.subscription_id, passed_step.c.step, literal_column("0"))

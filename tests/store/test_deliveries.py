@@ -739,9 +739,9 @@ class TestLooking:
         store.set("delivery", item.id, round=7)
         store.letter(record, step="two")
         with store.read() as connection:
-            assert deliveries.letter_totals(connection, record.id) == 1
-            assert deliveries.last_accepted_at(connection, record.id) == NOW
-            assert deliveries.last_accepted_at(connection, store.subscription().id) is None
+            assert deliveries.letter_totals(connection, record) == 1
+            assert deliveries.last_accepted_at(connection, record) == NOW
+            assert deliveries.last_accepted_at(connection, store.subscription()) is None
 
     def test_nobody_has_a_strangers_email(self, store: Store):
         """An id that no email has gives nothing."""

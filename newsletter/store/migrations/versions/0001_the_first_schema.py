@@ -131,7 +131,6 @@ def upgrade() -> None:
             postgresql_where=sa.text("next_due_at IS NOT NULL"),
             sqlite_where=sa.text("next_due_at IS NOT NULL"),
         )
-        batch_op.create_index("ix_subscription_sequence", ["sequence_key", "state", "id"], unique=False)
         batch_op.create_index(
             "ix_subscription_unconfirmed",
             ["created_at"],
@@ -215,11 +214,15 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["subscriber_id"], ["subscriber.id"], name=op.f("fk_delivery_subscriber_id"), ondelete="CASCADE"
         ),
-        sa.ForeignKeyConstraint(
-            ["subscription_id"], ["subscription.id"], name=op.f("fk_delivery_subscription_id"), ondelete="CASCADE"
-        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
-        sa.UniqueConstraint("subscription_id", "round", "step", name=op.f("uq_delivery_subscription_id_round_step")),
+        sa.UniqueConstraint(
+            "subscriber_id",
+            "subscription_id",
+            "round",
+            "step",
+            name=op.f("uq_delivery_subscriber_id_subscription_id_round_step"),
+        ),
+        postgresql_with={"fillfactor": 80},
     )
     with op.batch_alter_table("delivery", schema=None) as batch_op:
         batch_op.create_index(
@@ -257,7 +260,6 @@ def upgrade() -> None:
             postgresql_where=sa.text("owner IS NOT NULL"),
             sqlite_where=sa.text("owner IS NOT NULL"),
         )
-        batch_op.create_index("ix_delivery_subscriber", ["subscriber_id", "id"], unique=False)
         batch_op.create_index(
             "uq_delivery_dedup_key",
             ["dedup_key"],
@@ -324,7 +326,6 @@ def downgrade() -> None:
             postgresql_where=sa.text("dedup_key IS NOT NULL"),
             sqlite_where=sa.text("dedup_key IS NOT NULL"),
         )
-        batch_op.drop_index("ix_delivery_subscriber")
         batch_op.drop_index(
             "ix_delivery_owned",
             postgresql_where=sa.text("owner IS NOT NULL"),
@@ -358,7 +359,6 @@ def downgrade() -> None:
             postgresql_where=sa.text("confirmed_at IS NULL"),
             sqlite_where=sa.text("confirmed_at IS NULL"),
         )
-        batch_op.drop_index("ix_subscription_sequence")
         batch_op.drop_index(
             "ix_subscription_due",
             postgresql_where=sa.text("next_due_at IS NOT NULL"),
