@@ -15,6 +15,7 @@ import structlog
 from newsletter.clock import Clock, FileClock, SystemClock
 from newsletter.errors import SettingsError
 from newsletter.mail import open_mailer
+from newsletter.mail.asking import ask
 from newsletter.mail.base import Mailer, parse_mail_url
 from newsletter.rendering.facts import Site
 from newsletter.resources import content_dir, templates_dir
@@ -43,6 +44,8 @@ from newsletter.tokens import DEVELOPMENT_KEY_ID, TokenSigner
 
 if TYPE_CHECKING:
     from newsletter.mail.dkim import DkimSigner
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +185,23 @@ def prepare_to_send(app: App) -> None:
         raise SettingsError("\n".join(faults))
     app.database.check()
     _check_keys(app)
+
+
+def examine(app: App) -> None:
+    """Find out whether what this process is to use can work at all. Takes a moment; once on a machine is enough.
+
+    A mail server that is away, or slow, may be back before the first letter is due: the worker goes on without it.
+
+    Raises:
+        RelayUnavailable: the mail route will not work until somebody changes something.
+        SettingsError: the mail route cannot be used.
+    """
+    fault = ask(app.open_mailer)
+    if fault is None:
+        return
+    if fault.lasts:
+        raise fault
+    log.warning("relay_not_ready", reason=str(fault))
 
 
 def publish_first(app: App) -> int | None:

@@ -116,9 +116,13 @@ class RelayUnavailable(NewsletterError):
     Attributes:
         reply_code: the server's code, or None where it never spoke.
         reply_text: the server's words or the operating system's.
+        lasts: it does not mend itself: the settings, or what they name, must be changed.
     """
 
-    def __init__(self, message: str, *, reply_code: int | None = None, reply_text: str = "") -> None:
+    def __init__(
+        self, message: str, *, reply_code: int | None = None, reply_text: str = "", lasts: bool = False
+    ) -> None:
         self.reply_code = reply_code
         self.reply_text = reply_text
+        self.lasts = lasts
         super().__init__(message)

@@ -18,10 +18,12 @@ def _cluster() -> None:
 def worker(processes: Processes = 1, parent: Parent = None) -> None:
     """Send with the other hosts of a fleet, for ever. SIGTERM: the letter in hand is finished, the rest given back."""
     with opened_app(log_all=True) as wired:
-        from newsletter.bootstrap import prepare_to_send
+        from newsletter.bootstrap import examine, prepare_to_send
 
         prepare_to_send(wired)
         wired.waking.prepare()
+        if parent is None:
+            examine(wired)
         if processes == 1:
             from newsletter.cluster import Cluster
 

@@ -21,7 +21,7 @@ def run(
 ) -> None:
     """Serve the site and send what is due, in one process. A fresh database is migrated and published to."""
     with opened_app(check=False, log_all=True) as app:
-        from newsletter.bootstrap import prepare_to_send
+        from newsletter.bootstrap import examine, prepare_to_send
         from newsletter.scheduler import Scheduler
         from newsletter.settings import is_loopback
         from newsletter.web.app import create_app
@@ -32,6 +32,7 @@ def run(
             raise SettingsError("\n".join(faults))
         app.database.upgrade()
         prepare_to_send(app)
+        examine(app)
         _publish_first(app)
         server = SiteThread(create_app(app), host=host, port=port)
         scheduler = Scheduler(app)
@@ -60,9 +61,11 @@ def worker(
 ) -> None:
     """Send what is due, for ever. SIGTERM: the letter in hand is finished, the rest given back."""
     with opened_app(log_all=True) as app:
-        from newsletter.bootstrap import prepare_to_send
+        from newsletter.bootstrap import examine, prepare_to_send
 
         prepare_to_send(app)
+        if parent is None:
+            examine(app)
         if drain and app.office.is_stopped():
             fail("Sending is stopped; `newsletter start` lets it go on.")
         if processes == 1:

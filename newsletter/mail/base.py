@@ -307,6 +307,10 @@ def parse_mail_url(url: str) -> MailRoute:
     """
     if not url.isprintable() or url != url.strip():
         _refuse("has a control character, or a space around it. Write", _FORMS)
+    if not url:
+        _refuse(
+            "is empty: letters would pile up unread in a folder. Write", f"{_FORMS}; or unset it for maildir:./mail"
+        )
     scheme = url.partition(":")[0].lower()
     if scheme == "maildir":
         return _maildir_route(url)
@@ -376,7 +380,17 @@ def _host_of(parts: SplitResult) -> str:
             _refuse("has a broken IPv6 address. Write", "smtp://[2001:db8::25]:587")
     elif not _HOST_NAME.fullmatch(host):
         _refuse("has a host name with a character that no host name has. Write", _FORMS)
+    elif not _can_be_looked_up(host):
+        _refuse("has a host name with a part that is longer than any host name's. Write", _FORMS)
     return host
+
+
+def _can_be_looked_up(host: str) -> bool:
+    try:
+        host.encode("idna")  # as the resolver's caller does, which raises nothing that anybody would expect
+    except UnicodeError:
+        return False
+    return True
 
 
 def _login_of(parts: SplitResult) -> tuple[str | None, str | None]:

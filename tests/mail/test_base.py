@@ -429,7 +429,7 @@ def test_what_stays_here_is_known(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "fault"),
     [
-        ("", "kind"),
+        ("", "is empty"),
         ("mail.example.org", "kind"),
         ("http://mail.example.org", "kind"),
         ("smtp:mail.example.org", "host"),
@@ -460,6 +460,7 @@ def test_what_stays_here_is_known(url: str) -> None:
         ("smtp://mail example.org", "host name"),
         ("smtp://mail%0aexample.org", "host name"),
         ("smtp://mail..example.org", "host name"),
+        (f"smtp://{'m' * 64}.example.org", "host name"),
         ("smtp://[::1", "broken"),
         ("smtp://[mail.example.org]", "broken|host name"),
         ("smtp://[12345::]", "broken"),
