@@ -172,23 +172,28 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
     )
 
 
-def prepare_to_send(app: App) -> None:
+def prepare_to_send(app: App, *, is_child: bool = False) -> None:
     """Make sure that this process may send.
+
+    Args:
+        is_child: its parent has examined the database.
 
     Raises:
         SettingsError: something that real mail needs is missing; every fault at once.
-        DatabaseRefused: the schema does not fit.
+        DatabaseRefused: the schema does not fit, or the file is damaged.
     """
     route = parse_mail_url(app.settings.mail_url.get_secret_value())
     faults = app.settings.faults_when_sending(local=not route.leaves_this_machine)
     if faults:
         raise SettingsError("\n".join(faults))
     app.database.check()
+    if not is_child:
+        app.database.examine()
     _check_keys(app)
 
 
-def examine(app: App) -> None:
-    """Find out whether what this process is to use can work at all. Takes a moment; once on a machine is enough.
+def ask_mail_route(app: App) -> None:
+    """Find out whether letters can leave at all. Takes a moment; once on a machine is enough.
 
     A mail server that is away, or slow, may be back before the first letter is due: the worker goes on without it.
 

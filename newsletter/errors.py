@@ -15,6 +15,7 @@ NewsletterError                 something was refused or failed; the text is one
 ├── RenderError                 a letter cannot be rendered
 ├── DatabaseRefused             the database is newer, older, missing or read-only
 ├── DatabaseUnavailable         the database is locked, full, gone or unreachable for now
+│   └── DatabaseDamaged         a refused one, too: it was sound, or taken for it, until something was read
 └── RelayUnavailable            no conversation with the mail server could begin
 """
 
@@ -108,6 +109,10 @@ class DatabaseRefused(NewsletterError):
 
 class DatabaseUnavailable(NewsletterError):
     """The database is locked, full, gone or unreachable for now; what was under way was rolled back."""
+
+
+class DatabaseDamaged(DatabaseRefused, DatabaseUnavailable):
+    """The database is damaged, which does not pass: whoever sends ends; the text says how to restore it."""
 
 
 class RelayUnavailable(NewsletterError):
