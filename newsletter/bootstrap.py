@@ -15,6 +15,7 @@ import structlog
 from newsletter.clock import Clock, FileClock, SystemClock
 from newsletter.errors import SettingsError
 from newsletter.mail import open_mailer
+from newsletter.mail.asking import ask
 from newsletter.mail.base import Mailer, parse_mail_url
 from newsletter.rendering.facts import Site
 from newsletter.resources import content_dir, templates_dir
@@ -43,6 +44,8 @@ from newsletter.tokens import DEVELOPMENT_KEY_ID, TokenSigner
 
 if TYPE_CHECKING:
     from newsletter.mail.dkim import DkimSigner
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,19 +172,41 @@ def open_app(settings: Settings, *, clock: Clock | None = None) -> App:
     )
 
 
-def prepare_to_send(app: App) -> None:
+def prepare_to_send(app: App, *, is_child: bool = False) -> None:
     """Make sure that this process may send.
+
+    Args:
+        is_child: its parent has examined the database.
 
     Raises:
         SettingsError: something that real mail needs is missing; every fault at once.
-        DatabaseRefused: the schema does not fit.
+        DatabaseRefused: the schema does not fit, or the file is damaged.
     """
     route = parse_mail_url(app.settings.mail_url.get_secret_value())
     faults = app.settings.faults_when_sending(local=not route.leaves_this_machine)
     if faults:
         raise SettingsError("\n".join(faults))
     app.database.check()
+    if not is_child:
+        app.database.examine()
     _check_keys(app)
+
+
+def ask_mail_route(app: App) -> None:
+    """Find out whether letters can leave at all. Takes a moment; once on a machine is enough.
+
+    A mail server that is away, or slow, may be back before the first letter is due: the worker goes on without it.
+
+    Raises:
+        RelayUnavailable: the mail route will not work until somebody changes something.
+        SettingsError: the mail route cannot be used.
+    """
+    fault = ask(app.open_mailer)
+    if fault is None:
+        return
+    if fault.lasts:
+        raise fault
+    log.warning("relay_not_ready", reason=str(fault))
 
 
 def publish_first(app: App) -> int | None:

@@ -15,6 +15,7 @@ NewsletterError                 something was refused or failed; the text is one
 ├── RenderError                 a letter cannot be rendered
 ├── DatabaseRefused             the database is newer, older, missing or read-only
 ├── DatabaseUnavailable         the database is locked, full, gone or unreachable for now
+│   └── DatabaseDamaged         a refused one, too: it was sound, or taken for it, until something was read
 └── RelayUnavailable            no conversation with the mail server could begin
 """
 
@@ -110,15 +111,23 @@ class DatabaseUnavailable(NewsletterError):
     """The database is locked, full, gone or unreachable for now; what was under way was rolled back."""
 
 
+class DatabaseDamaged(DatabaseRefused, DatabaseUnavailable):
+    """The database is damaged, which does not pass: whoever sends ends; the text says how to restore it."""
+
+
 class RelayUnavailable(NewsletterError):
     """No conversation with the mail server could begin: nothing was handed over, nobody is to blame.
 
     Attributes:
         reply_code: the server's code, or None where it never spoke.
         reply_text: the server's words or the operating system's.
+        lasts: it does not mend itself: the settings, or what they name, must be changed.
     """
 
-    def __init__(self, message: str, *, reply_code: int | None = None, reply_text: str = "") -> None:
+    def __init__(
+        self, message: str, *, reply_code: int | None = None, reply_text: str = "", lasts: bool = False
+    ) -> None:
         self.reply_code = reply_code
         self.reply_text = reply_text
+        self.lasts = lasts
         super().__init__(message)

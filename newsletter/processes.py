@@ -23,6 +23,9 @@ from newsletter.domain.retry import doubled
 
 log = structlog.get_logger()
 
+GIVES_UP = 3
+"""With this exit code a child says to its parent, and to nobody else, that another one could do nothing either."""
+
 _LOOK_AGAIN_SECONDS = 0.1
 _FIRST_PAUSE = timedelta(seconds=1)
 _LONGEST_PAUSE = timedelta(minutes=1)
@@ -30,10 +33,11 @@ _STEADY_AFTER_SECONDS = 60.0
 """A child that has lived for so long is restarted as if it had never died before."""
 
 
-def run_children(command: Sequence[str], *, number: int, for_ever: bool, stop: Event) -> bool:
+def run_children(command: Sequence[str], *, number: int, for_ever: bool, stop: Event) -> int:
     """Run so many children of one command of this program, until they have ended or `stop` is set.
 
     A child that dies is started again, after a pause that doubles from one second to a minute while it keeps dying.
+    Where one gives up, all end.
 
     Args:
         command: the words after `newsletter`; a child gets `--parent` besides.
@@ -41,17 +45,22 @@ def run_children(command: Sequence[str], *, number: int, for_ever: bool, stop: E
         stop: when it is set, the children are asked to end, and waited for.
 
     Returns:
-        Whether all ended well.
+        The exit code: 0 where all ended well, `GIVES_UP` where one did, else 1.
     """
     pipe, held = os.pipe()
     words = [sys.executable, "-m", "newsletter", *command, "--parent", str(pipe)]
     children = [_Child(words, pipe, number=each, for_ever=for_ever) for each in range(1, number + 1)]
     try:
         while not stop.is_set() and [child for child in children if not child.is_done()]:
+            if [child for child in children if child.gave_up]:
+                break
             stop.wait(_LOOK_AGAIN_SECONDS)
         for child in children:
             child.ask_to_end()
-        return not [child for child in children if not child.ended_well()]
+        ended_ill = [child for child in children if not child.ended_well()]
+        if [child for child in ended_ill if child.gave_up]:
+            return GIVES_UP
+        return 1 if ended_ill else 0
     finally:
         # Whatever happened here, no child goes on alone.
         os.close(held)
@@ -97,11 +106,16 @@ class _Child:
         if code is None:
             return False
         self._process = None
-        if code < 0 or self.for_ever:
+        if code != GIVES_UP and (code < 0 or self.for_ever):
             self._begin_later(now, reason=f"exit code {code}")
             return False
         self._code = code
         return True
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether no other would do better in its place."""
+        return self._code == GIVES_UP
 
     def ask_to_end(self) -> None:
         """SIGTERM, also where Ctrl-C was pressed: a child that is still starting has nothing to say about it."""

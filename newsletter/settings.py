@@ -40,6 +40,8 @@ PREFIX = "NEWSLETTER_"
 _SHORTEST_KEY = 32
 _DNS_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
 _LONGEST_DNS_NAME = 253
+_NEVER_EMPTY = "NEWSLETTER_MAIL_URL"
+"""An empty variable means the default; here that would be a folder, in which a whole list's letters count as sent."""
 _MAKE_A_KEY = "set it to the output of: openssl rand -hex 32"
 
 
@@ -353,7 +355,7 @@ def load_settings(*, env_file: Path | None = None, **overrides: Any) -> Settings
     found.update(os.environ)
     values: dict[str, Any] = {}
     for name, value in found.items():
-        if name.upper().startswith(PREFIX) and value != "":
+        if name.upper().startswith(PREFIX) and (value != "" or name.upper() == _NEVER_EMPTY):
             field = name.upper().removeprefix(PREFIX).lower()
             values["NEWSLETTER_FROM" if field == "from" else field] = value
     values.update(overrides)

@@ -17,7 +17,7 @@ from typing import TypeVar
 import structlog
 
 from newsletter.bootstrap import App
-from newsletter.errors import DatabaseUnavailable
+from newsletter.errors import DatabaseDamaged, DatabaseUnavailable
 from newsletter.fibres import Hub
 from newsletter.liveness import LifeLine
 from newsletter.service.desk import Desk
@@ -40,6 +40,7 @@ class Worker:
         self._host = socket.gethostname()
         self.id = f"{secrets.token_hex(8)}-{os.getpid()}"
         self.stop = stop or Event()
+        app.database.when_damaged(self.stop.set)
         self._life_line = LifeLine(self.id)
         self._heart = Thread(target=self._beat, name="heartbeat", daemon=True)
         # One lane is kept for what people wait for, so that a confirmation never queues behind letters.
@@ -61,6 +62,8 @@ class Worker:
         owes = True
         try:
             owes = not self._app.rescuing.retire(self.id)
+        except DatabaseDamaged:
+            pass  # nobody takes anything back from it
         except DatabaseUnavailable as error:
             log.warning("worker_not_retired", reason=str(error))
         self._life_line.release(owes=owes)
@@ -107,6 +110,8 @@ class Worker:
             try:
                 self._app.rescuing.renew(self.id, host=self._host)
                 self._share_connections()
+            except DatabaseDamaged:
+                return
             except Exception as error:  # noqa: BLE001  (a heart that stops for any reason loses every letter in hand)
                 # Whatever it was, the next beat tries again: without a lease nothing may leave.
                 log.warning("lease_not_renewed", reason=str(error))
@@ -118,6 +123,8 @@ def guarded(action: Callable[[], T], name: str) -> Callable[[], T | None]:
     def run() -> T | None:
         try:
             return action()
+        except DatabaseDamaged:
+            pass  # whoever started this ends, and says so once
         except DatabaseUnavailable as error:
             log.warning("database_unavailable", tick=name, reason=str(error))
         except Exception:

@@ -31,9 +31,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_whether_a_child_ended_well_is_what_counts():
-    """Two children that end with 2, and none is started again: False."""
+    """Two children that end with 2, and none is started again: 1."""
     with capture_logs() as logs:
-        assert not run_children(UNKNOWN, number=2, for_ever=False, stop=Event())
+        assert run_children(UNKNOWN, number=2, for_ever=False, stop=Event()) == 1
     assert [line["number"] for line in logs if line["event"] == "process_started"] == [1, 2]
 
 
@@ -42,7 +42,7 @@ def test_stopped_before_it_began_nothing_is_started():
     stop = Event()
     stop.set()
     with capture_logs() as logs:
-        assert run_children(UNKNOWN, number=2, for_ever=True, stop=stop)
+        assert run_children(UNKNOWN, number=2, for_ever=True, stop=stop) == 0
     assert logs == []
 
 
@@ -77,7 +77,7 @@ def test_a_machine_without_room_is_asked_again(monkeypatch: pytest.MonkeyPatch):
     refusals = [OSError(errno.EAGAIN, "No room"), OSError(errno.ENOMEM, "No memory")]
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: _fail(refusals.pop()) if refusals else usual(*a, **k))
     with capture_logs() as logs:
-        assert not run_children(UNKNOWN, number=1, for_ever=False, stop=Event())
+        assert run_children(UNKNOWN, number=1, for_ever=False, stop=Event()) == 1
     assert [line["event"] for line in logs] == ["process_ended", "process_ended", "process_started"]
 
 

@@ -124,3 +124,15 @@ def test_a_misspelt_setting_is_pointed_at(monkeypatch: pytest.MonkeyPatch) -> No
     (warning,) = unknown_settings()
     assert "NEWSLETTER_TIMEZON " in warning
     assert "NEWSLETTER_TIMEZONE" in warning
+
+
+def test_an_empty_mail_url_is_not_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A variable that came out empty would have real letters put into a folder; other settings take their default."""
+    (tmp_path / ".env").write_text("NEWSLETTER_MAIL_URL=smtp://mail.example.org:587\n")
+    monkeypatch.setenv("NEWSLETTER_MAIL_URL", "")
+    monkeypatch.setenv("NEWSLETTER_SLOT", "")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    [line] = str(caught.value).splitlines()
+    assert line.startswith("NEWSLETTER_MAIL_URL is empty")
+    assert "unset it for maildir:./mail" in line

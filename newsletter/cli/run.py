@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from newsletter.cli.session import Parent, Processes, fail, note, opened_app, run_processes, stopping, wait_for
+from newsletter.cli.session import Parent, Processes, fail, note, opened_app, run_processes, sending, wait_for
 from newsletter.errors import ContentErrors, PublishRefused, SettingsError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def run(
 ) -> None:
     """Serve the site and send what is due, in one process. A fresh database is migrated and published to."""
     with opened_app(check=False, log_all=True) as app:
-        from newsletter.bootstrap import prepare_to_send
+        from newsletter.bootstrap import ask_mail_route, prepare_to_send
         from newsletter.scheduler import Scheduler
         from newsletter.settings import is_loopback
         from newsletter.web.app import create_app
@@ -32,10 +32,11 @@ def run(
             raise SettingsError("\n".join(faults))
         app.database.upgrade()
         prepare_to_send(app)
+        ask_mail_route(app)
         _publish_first(app)
         server = SiteThread(create_app(app), host=host, port=port)
         scheduler = Scheduler(app)
-        with stopping() as stop:
+        with sending(app) as stop:
             server.start()
             try:
                 scheduler.start()
@@ -59,20 +60,22 @@ def worker(
     parent: Parent = None,
 ) -> None:
     """Send what is due, for ever. SIGTERM: the letter in hand is finished, the rest given back."""
-    with opened_app(log_all=True) as app:
-        from newsletter.bootstrap import prepare_to_send
+    with opened_app(log_all=True, parent=parent) as app:
+        from newsletter.bootstrap import ask_mail_route, prepare_to_send
 
-        prepare_to_send(app)
+        prepare_to_send(app, is_child=parent is not None)
+        if parent is None:
+            ask_mail_route(app)
         if drain and app.office.is_stopped():
             fail("Sending is stopped; `newsletter start` lets it go on.")
-        if processes == 1:
-            with stopping(parent) as stop:
-                if drain:
-                    _drain(app, stop)
-                else:
-                    _work(app, stop)
+        if processes > 1:
+            run_processes(app, ["worker", *(["--drain"] if drain else [])], processes, for_ever=not drain)
             return
-    run_processes(["worker", *(["--drain"] if drain else [])], processes, for_ever=not drain)
+        with sending(app, parent) as stop:
+            if drain:
+                _drain(app, stop)
+            else:
+                _work(app, stop)
 
 
 def _work(app: App, stop: Event) -> None:
@@ -90,6 +93,7 @@ def _drain(app: App, stop: Event) -> None:
     from newsletter.scheduler import drain
 
     if not drain(app, stop=stop):
+        app.database.refuse_damage()
         due = app.office.count_due(now=app.clock.now())
         if due == 0:
             fail("Letters wait for their turn at a domain, and none left for a minute. `newsletter status` says more.")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from newsletter.errors import NewsletterError
+from newsletter.errors import DatabaseDamaged, NewsletterError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,12 +62,13 @@ def read_settings() -> Settings:
 
 
 @contextmanager
-def opened_app(*, check: bool = True, log_all: bool = False) -> Iterator[App]:
+def opened_app(*, check: bool = True, log_all: bool = False, parent: int | None = None) -> Iterator[App]:
     """A wired program on a database that fits; a database that was never migrated is.
 
     Args:
         check: look whether the schema fits; the commands that upgrade it do so themselves.
         log_all: what goes well is logged too: for the commands that run for long.
+        parent: says itself what keeps all its children from working.
 
     Faults become one line on standard error and exit code 1.
     """
@@ -86,6 +87,10 @@ def opened_app(*, check: bool = True, log_all: bool = False) -> Iterator[App]:
         finally:
             app.close()
     except NewsletterError as error:
+        if parent is not None and isinstance(error, DatabaseDamaged):
+            from newsletter.processes import GIVES_UP
+
+            raise typer.Exit(GIVES_UP) from error
         fail(str(error))
     except BrokenPipeError:
         raise  # whoever read our output has had enough
@@ -156,13 +161,31 @@ def wait_for(stop: Event) -> None:
         pass
 
 
-def run_processes(command: Sequence[str], number: int, *, for_ever: bool) -> None:
-    """Run a command in so many processes; exit code 1 where one of them did not end well."""
-    from newsletter.processes import run_children
+@contextmanager
+def sending(app: App, parent: int | None = None) -> Iterator[Event]:
+    """`stopping`, for what sends: a database that is found damaged sets the event, too, and is what it ends with.
 
-    with stopping() as stop:
-        if not run_children(command, number=number, for_ever=for_ever, stop=stop):
-            fail("Not every process ended well. The lines above say why.")
+    Raises:
+        DatabaseDamaged: it was.
+    """
+    with stopping(parent) as stop:
+        app.database.when_damaged(stop.set)
+        yield stop
+    app.database.refuse_damage()
+
+
+def run_processes(app: App, command: Sequence[str], number: int, *, for_ever: bool) -> None:
+    """Run a command in so many processes; exit code 1 where one of them did not end well."""
+    from newsletter.processes import GIVES_UP, run_children
+
+    if not app.database.is_sqlite:
+        app.close()  # the server counts connections, and this one has no work
+    with sending(app) as stop:
+        code = run_children(command, number=number, for_ever=for_ever, stop=stop)
+    if code == GIVES_UP:
+        raise app.database.damaged()
+    if code != 0:
+        fail("Not every process ended well. The lines above say why.")
 
 
 def local(instant: datetime | None, timezone: str) -> str:

@@ -85,6 +85,7 @@ class Verdict(NamedTuple):
         host: the mail server's name, or "maildir".
         slow_down: the server wants less mail from us for a while, whatever becomes of this letter: 421 at any
             stage, or a 4xx that speaks of rate, reputation or load.
+        busy: a 4xx that may speak of the server, and may not: it counts where several come in a row.
         policy: a 5xx because of who we are or how we send (5.7.x): our own fault, and nothing about the address.
     """
 
@@ -95,6 +96,7 @@ class Verdict(NamedTuple):
     host: str
     slow_down: bool = False
     policy: bool = False
+    busy: bool = False
 
 
 class Mailer(Protocol):
@@ -190,6 +192,25 @@ Source: https://docs.aws.amazon.com/ses/latest/dg/manage-sending-quotas-errors.h
 _SLOW_DOWN_STATUSES = frozenset({"4.3.2", "4.4.5"})
 """Excessive load and congestion, beside all of 4.7.x. Source: RFC 3463, sections 3.4 and 3.5."""
 
+_BUSY_CODES = frozenset({450, 451, 452})
+_BUSY_SUBJECTS = ("4.0.", "4.3.", "4.4.", "4.5.")
+"""What may speak of the server: these codes without an enhanced one, or an enhanced code whose subject is its system,
+the network, the protocol or nothing in particular. Addresses (4.1), mailboxes (4.2) and contents (4.6) are a letter's
+own matter.
+
+Source: RFC 5321, section 4.2.3; RFC 3463, section 2.
+"""
+
+_GREYLISTED = re.compile(r"gr[ae]y-?list|^4\.7\.1 try again later\W*$", re.IGNORECASE)
+"""Whoever is greylisted is told so at the first try of each letter, however slowly they come. The second are the words
+of Rspamd. Words decide here because they only spare.
+
+Sources: https://docs.rspamd.com/modules/greylisting; RFC 6647, section 5
+"""
+
+_ONE_MAILBOX = re.compile(r"mailbox (is )?full|over ?quota|quota exceeded|receiving mail", re.IGNORECASE)
+"""A full or busy mailbox, told without an enhanced code."""
+
 _ENHANCED_STATUS = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
 
 
@@ -214,9 +235,23 @@ def verdict_of(stage: str, code: int | None, text: str, *, host: str) -> Verdict
         reply_code=code,
         reply_text=printable(text),
         host=host,
-        slow_down=code in _SLOW_DOWN_CODES or status in _SLOW_DOWN_STATUSES or _has_subject(status, "4.7."),
+        slow_down=_wants_less(code, status, text),
         policy=_has_subject(status, "5.7."),
+        busy=_may_be_busy(code, status, text),
     )
+
+
+def _wants_less(code: int | None, status: str | None, text: str) -> bool:
+    if code in _SLOW_DOWN_CODES or status in _SLOW_DOWN_STATUSES:
+        return True
+    return _has_subject(status, "4.7.") and not _GREYLISTED.search(text)
+
+
+def _may_be_busy(code: int | None, status: str | None, text: str) -> bool:
+    speaks = code in _BUSY_CODES if status is None else status.startswith(_BUSY_SUBJECTS)
+    if not speaks or _wants_less(code, status, text):
+        return False
+    return not (_GREYLISTED.search(text) or _ONE_MAILBOX.search(text))
 
 
 def _has_subject(status: str | None, prefix: str) -> bool:
@@ -307,6 +342,10 @@ def parse_mail_url(url: str) -> MailRoute:
     """
     if not url.isprintable() or url != url.strip():
         _refuse("has a control character, or a space around it. Write", _FORMS)
+    if not url:
+        _refuse(
+            "is empty: letters would pile up unread in a folder. Write", f"{_FORMS}; or unset it for maildir:./mail"
+        )
     scheme = url.partition(":")[0].lower()
     if scheme == "maildir":
         return _maildir_route(url)
@@ -376,7 +415,17 @@ def _host_of(parts: SplitResult) -> str:
             _refuse("has a broken IPv6 address. Write", "smtp://[2001:db8::25]:587")
     elif not _HOST_NAME.fullmatch(host):
         _refuse("has a host name with a character that no host name has. Write", _FORMS)
+    elif not _can_be_looked_up(host):
+        _refuse("has a host name with a part that is longer than any host name's. Write", _FORMS)
     return host
+
+
+def _can_be_looked_up(host: str) -> bool:
+    try:
+        host.encode("idna")  # as the resolver's caller does, which raises nothing that anybody would expect
+    except UnicodeError:
+        return False
+    return True
 
 
 def _login_of(parts: SplitResult) -> tuple[str | None, str | None]:

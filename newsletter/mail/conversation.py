@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from newsletter.fibres import BLOCKING, Waiting
 from newsletter.mail.base import DONE
 from newsletter.mail.handshake import shake_hands
-from newsletter.mail.wire import FAILURES, TOO_SLOW, Wire
+from newsletter.mail.wire import FAILURES, TOO_SLOW, ConversationError, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from newsletter.mail.wire import Timeouts
 
 SHUTTING_DOWN = 421
+
+_NO_TLS_THERE = frozenset({"WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS_AVAILABLE"})
+"""Reasons of OpenSSL: the server answers in clear text, or with a TLS that is too old to be trusted."""
 
 _CHUNK_BYTES = 64 * 1024
 _GOODBYE = timedelta(seconds=2)
@@ -225,6 +228,18 @@ def why(failure: Exception) -> str:
             return f"cannot be reached ({failure.strerror or failure})"
         case _:
             return str(failure)
+
+
+def lasts(failure: Exception) -> bool:
+    """Whether one of `FAILURES` is there until somebody changes the settings or the server."""
+    match failure:
+        case ssl.SSLError():
+            # A connection that breaks off within the handshake is none of these.
+            return isinstance(failure, ssl.SSLCertVerificationError) or failure.reason in _NO_TLS_THERE
+        case ConversationError():
+            return failure.lasts
+        case _:
+            return False
 
 
 def _on_the_wire(content: bytes, *, has_dots: bool) -> bytes:

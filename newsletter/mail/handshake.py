@@ -28,12 +28,16 @@ GREETING = 220
 LOGGED_IN = 235
 LOGIN_GOES_ON = 334
 
-_NO_TLS = (
-    "does not offer STARTTLS, and letters are not sent in clear text; use smtps://, or add ?tls=never to "
-    "NEWSLETTER_MAIL_URL if clear text is really meant"
+_NO_CLEAR_TEXT = (
+    "and letters are not sent in clear text; use smtps://, or add ?tls=never to NEWSLETTER_MAIL_URL if clear text is "
+    "really meant"
 )
+_NO_TLS = f"does not offer STARTTLS, {_NO_CLEAR_TEXT}"
 _INJECTED = "went on in clear text after its answer to STARTTLS; somebody may be in between"
-_NO_LOGIN = "offers neither AUTH PLAIN nor AUTH LOGIN, and NEWSLETTER_MAIL_URL has a user and a password"
+_NO_LOGIN = (
+    "offers neither AUTH PLAIN nor AUTH LOGIN, and NEWSLETTER_MAIL_URL has a user and a password; take them out, or "
+    "use the port at which the server takes a login"
+)
 _NO_CHALLENGE = "asked for the login in a way that is not Base64"
 
 
@@ -145,8 +149,10 @@ def _start_tls(client: _Client, context: ssl.SSLContext) -> None:
     try:
         client.starttls(context=context)
     except smtplib.SMTPNotSupportedError:
-        raise ConversationError(_NO_TLS) from None
+        raise ConversationError(_NO_TLS, lasts=True) from None
     except smtplib.SMTPResponseException as error:
+        if _is_for_good(error.smtp_code):
+            raise _refusal(f"refuses STARTTLS, {_NO_CLEAR_TEXT}:", *_reply_of(error), lasts=True) from None
         raise _refusal("answered STARTTLS with", *_reply_of(error)) from None
 
 
@@ -159,8 +165,8 @@ def _log_in(client: _Client, user: str, password: str) -> None:
     elif "LOGIN" in offered:
         mechanism, answers = "LOGIN", [user, password]
     else:
-        raise ConversationError(_NO_LOGIN)
-    what = "did not take user and password of NEWSLETTER_MAIL_URL:"
+        raise ConversationError(_NO_LOGIN, lasts=True)
+    what = "did not take user and password of NEWSLETTER_MAIL_URL (check both):"
 
     def answer(challenge: bytes | None = None) -> str:
         if not answers:
@@ -174,7 +180,7 @@ def _log_in(client: _Client, user: str, password: str) -> None:
     except ValueError:
         raise ConversationError(_NO_CHALLENGE) from None
     if code != LOGGED_IN:
-        raise _refusal(what, code, text)
+        raise _refusal(what, code, text, lasts=_is_for_good(code))
 
 
 def _reply_of(error: smtplib.SMTPResponseException) -> tuple[int, bytes]:
@@ -182,6 +188,10 @@ def _reply_of(error: smtplib.SMTPResponseException) -> tuple[int, bytes]:
     return error.smtp_code, said.encode() if isinstance(said, str) else said
 
 
-def _refusal(what: str, code: int, text: bytes) -> ConversationError:
+def _is_for_good(code: int) -> bool:
+    return code // 100 == NEVER
+
+
+def _refusal(what: str, code: int, text: bytes, *, lasts: bool = False) -> ConversationError:
     said = text.decode("utf-8", errors="replace")
-    return ConversationError(f"{what} {code} {printable(said)}", code=code, text=said)
+    return ConversationError(f"{what} {code} {printable(said)}", code=code, text=said, lasts=lasts)

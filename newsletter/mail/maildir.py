@@ -8,6 +8,7 @@ Source: https://cr.yp.to/proto/maildir.html
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from newsletter.mail.base import Envelope
 
 _HOST = "maildir"
+
+_MAY_PASS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}
+)
+"""What keeps a folder from being made today and maybe not tomorrow."""
 
 
 class MaildirMailer:
@@ -47,11 +53,11 @@ class MaildirMailer:
             for name in ("tmp", "new", "cur"):
                 self._folder(name).mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise self._unavailable(error.strerror or str(error)) from error
+            raise self._unavailable(error.strerror or str(error), lasts=error.errno not in _MAY_PASS) from error
         for name in ("tmp", "new"):
             if not os.access(self._folder(name), os.W_OK | os.X_OK):
                 why = "not writable"
-                raise self._unavailable(why)
+                raise self._unavailable(why, lasts=True)
 
     def send(self, letter: Envelope, *, then: Envelope | None = None) -> Verdict:
         """Write the letter, make sure that it survives a power cut, then let it appear at once and whole."""
@@ -87,9 +93,9 @@ class MaildirMailer:
         seconds, rest = divmod(nanoseconds, 10**9)
         return f"{seconds}.M{rest // 1000:06}P{os.getpid()}R{path.name}.{self._machine}"
 
-    def _unavailable(self, why: str) -> RelayUnavailable:
+    def _unavailable(self, why: str, *, lasts: bool) -> RelayUnavailable:
         message = f"The maildir {self._path} cannot be used ({why}). Mend it, or change NEWSLETTER_MAIL_URL."
-        return RelayUnavailable(message, reply_text=why)
+        return RelayUnavailable(message, reply_text=why, lasts=lasts)
 
 
 def _verdict(outcome: Outcome, stage: Stage, text: str) -> Verdict:

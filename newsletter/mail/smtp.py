@@ -13,7 +13,7 @@ from newsletter.domain.delivery import Outcome
 from newsletter.errors import RelayUnavailable, SettingsError
 from newsletter.fibres import BLOCKING, Waiting
 from newsletter.mail.base import DONE, GO_ON, Stage, Verdict, printable, verdict_of
-from newsletter.mail.conversation import SHUTTING_DOWN, Conversation, is_positive, own_name, why
+from newsletter.mail.conversation import SHUTTING_DOWN, Conversation, is_positive, lasts, own_name, why
 from newsletter.mail.wire import FAILURES, ConversationError, OutOfTurnError, Timeouts
 
 if TYPE_CHECKING:
@@ -174,7 +174,9 @@ class SmtpMailer:
         except FAILURES as failure:
             code = failure.code if isinstance(failure, ConversationError) else None
             message = f"The mail server {self._name} {why(failure)}."
-            raise RelayUnavailable(message, reply_code=code, reply_text=printable(_words_of(failure))) from failure
+            raise RelayUnavailable(
+                message, reply_code=code, reply_text=printable(_words_of(failure)), lasts=lasts(failure)
+            ) from failure
         self._conversation = conversation
         self._letters = 0
         self._used_at = time.monotonic()

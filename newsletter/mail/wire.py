@@ -57,11 +57,13 @@ class ConversationError(Exception):
     Attributes:
         code: the reply that ended it, or None.
         text: that reply's text.
+        lasts: another conversation would end in the same way, until the settings or the server are changed.
     """
 
-    def __init__(self, message: str, *, code: int | None = None, text: str = "") -> None:
+    def __init__(self, message: str, *, code: int | None = None, text: str = "", lasts: bool = False) -> None:
         self.code = code
         self.text = text
+        self.lasts = lasts
         super().__init__(message)
 
 

@@ -141,7 +141,7 @@ class Pacing:
         """Whether `learn` may make anything of some verdicts. Costs nothing worth speaking of where all is well."""
         if self._news_from or self._ear.remembers:
             return True
-        return any(verdict.slow_down or verdict.policy for verdict in verdicts)
+        return any(verdict.slow_down or verdict.policy or verdict.busy for verdict in verdicts)
 
     def learn(self, verdicts: Sequence[tuple[str, Verdict]]) -> None:
         """Take in what the mail server said, by the domain of the recipient, in the order in which it was said.

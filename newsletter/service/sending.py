@@ -15,7 +15,7 @@ import structlog
 
 from newsletter.domain.delivery import Outcome
 from newsletter.domain.retry import doubled
-from newsletter.errors import DatabaseUnavailable, RelayUnavailable
+from newsletter.errors import DatabaseDamaged, DatabaseUnavailable, RelayUnavailable
 from newsletter.fibres import BLOCKING, Fibre, Hub, Waiting
 from newsletter.mail.base import Envelope, Mailer
 from newsletter.service.desk import BYTES_WITHIN, Desk
@@ -246,8 +246,8 @@ class Lane:
         for pause in (*_RECORD_PAUSES_SECONDS, None):
             try:
                 handed = self._desk.exchange(self._seat, self._judged, wants=wants)
-            except DatabaseUnavailable:
-                if pause is None or not self._judged:
+            except DatabaseUnavailable as error:
+                if pause is None or not self._judged or isinstance(error, DatabaseDamaged):
                     raise
                 self._waiting.sleep(pause)
             else:
@@ -266,6 +266,8 @@ def _result(fibre: Fibre) -> int:
     """What a lane sent; its trouble is logged, and the others go on."""
     try:
         return int(fibre.result())
+    except DatabaseDamaged:
+        pass  # it is over; whoever started this says so
     except DatabaseUnavailable as error:
         log.warning("database_unavailable", tick="send", reason=str(error))
     except Exception:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
+from threading import Event, Lock, Thread, get_native_id
 from typing import Any
 
 from sqlalchemy import Connection, Engine, RootTransaction, create_engine, event, make_url, text
@@ -23,7 +27,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from newsletter.errors import DatabaseRefused, DatabaseUnavailable, SettingsError
+from newsletter.errors import DatabaseDamaged, DatabaseRefused, DatabaseUnavailable, SettingsError
 from newsletter.store import schema
 from newsletter.store.prepared import fetch
 from newsletter.store.schema import Fit
@@ -59,6 +63,12 @@ _POOLED: dict[str, Any] = {
     # wrote is still true. Taken in turns, each one reads again what the others have changed.
     "pool_use_lifo": True,
 }
+_EXAMINED_AT_ONCE_BYTES = 64 * 1024 * 1024
+"""A file of this size is gone through in a fifth of a second; one of 5 GB takes a dozen, or minutes on a slow disk."""
+_LOWEST_PRIORITY = 19
+_END_SECONDS = 1.0
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_MALFORMED = "database disk image is malformed"
 _WRITES = "writes"
 _WHAT_TO_CHECK = "Check NEWSLETTER_DATABASE_URL, the disk's space and the rights to it."
 
@@ -78,6 +88,12 @@ class Database:
         self.url = _parse_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._engine = _open_engine(self.url, pool_size=pool_size)
+        self._mutex = Lock()
+        self._damage: str | None = None
+        self._told_of_damage: list[Callable[[], object]] = []
+        self._closed = Event()
+        self._examining: Thread | None = None
+        self._asked: Any = None  # the connection that examines
 
     @contextmanager
     def read(self, *, line: Line | None = None) -> Iterator[Connection]:
@@ -89,7 +105,7 @@ class Database:
         """
         alone = line is not None and not self.is_sqlite
         with (
-            _translated(),
+            self._translated(),
             self._lent(line) as connection,
             _each_alone(connection) if alone else nullcontext(),
             connection.begin(),
@@ -108,7 +124,7 @@ class Database:
             line: where the connection comes from, for one who has a transaction after the other.
             settle: makes the call that commits, which waits for the disk; in another thread, if it likes.
         """
-        with _translated(), self._lent(line) as connection, _writing(connection, settle=settle):
+        with self._translated(), self._lent(line) as connection, _writing(connection, settle=settle):
             yield connection
 
     @contextmanager
@@ -118,6 +134,11 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
+        self._closed.set()
+        if self._examining is not None and self._asked is not None:
+            # Otherwise it would keep its connection, and with it the log beside the file.
+            self._asked.interrupt()
+            self._examining.join(_END_SECONDS)
         self._engine.dispose()
 
     def is_fresh(self) -> bool:
@@ -143,7 +164,7 @@ class Database:
         Raises:
             DatabaseRefused: the database cannot be written to.
         """
-        with _explained(self.url), self._engine.connect() as connection:
+        with self._explained(), self._engine.connect() as connection:
             if self.is_sqlite:
                 # Whoever else starts on the same file waits for the write lock, and finds it done.
                 with _writing(connection, settle=None):
@@ -179,6 +200,112 @@ class Database:
                 message = f"The database {_shown(self.url)} is older than this program. Run `newsletter db upgrade`."
                 raise DatabaseRefused(message)
 
+    # Damage
+
+    def examine(self) -> None:
+        """Make sure that a file is sound before anything is sent by it. PostgreSQL looks after its own.
+
+        A large one is gone through beside the work, by a thread that gives way to everybody; `when_damaged` tells.
+
+        Raises:
+            DatabaseDamaged: it is not; the text says how to restore it.
+        """
+        if not self.is_sqlite:
+            return
+        if self._size_bytes() <= _EXAMINED_AT_ONCE_BYTES:
+            self._quick_check("1")
+        else:
+            self._examining = Thread(target=self._examine_each_table, name="examining", daemon=True)
+            self._examining.start()
+
+    def when_damaged(self, tell: Callable[[], object]) -> None:
+        """Have `tell` called, by any thread, when anything finds the database damaged; at once where it is known."""
+        with self._mutex:
+            is_known = self._damage is not None
+            if not is_known:
+                self._told_of_damage.append(tell)
+        if is_known:
+            tell()
+
+    def refuse_damage(self) -> None:
+        """End here where anything has found the database damaged.
+
+        Raises:
+            DatabaseDamaged: something has.
+        """
+        if self._damage is not None:
+            raise DatabaseDamaged(self._damage)
+
+    def damaged(self, reason: str = _MALFORMED) -> DatabaseDamaged:
+        """The database was found damaged: tell whoever wants to know, and make the error that says so."""
+        with self._mutex:
+            if self._damage is None:
+                self._damage = f"The database {_shown(self.url)} cannot be used: {reason}. {_advice(reason)}"
+            waiting, self._told_of_damage = self._told_of_damage, []
+        for tell in waiting:
+            tell()
+        return DatabaseDamaged(self._damage)
+
+    def _size_bytes(self) -> int:
+        with self._explained(), self.read() as connection:
+            pages, page_bytes = (
+                connection.exec_driver_sql(f"PRAGMA page_{each}").scalar_one() for each in ("count", "size")
+            )
+        return int(pages) * int(page_bytes)
+
+    def _examine_each_table(self) -> None:
+        # Table by table: while a transaction reads, SQLite's log cannot be begun anew, and grows.
+        _give_way()
+        # Damage is known now; and what else there is, others meet as well.
+        with contextlib.suppress(DatabaseUnavailable):
+            with self.read() as connection:
+                names = (
+                    connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars().all()
+                )
+            for name in ("sqlite_master", *names):
+                if self._closed.is_set():
+                    return
+                self._quick_check(f"'{name}'")
+
+    def _quick_check(self, what: str) -> None:
+        with self._explained(), self.read() as connection:
+            self._asked = connection.connection.driver_connection
+            found = connection.exec_driver_sql(f"PRAGMA quick_check({what})").scalar()
+            self._asked = None
+        if found != "ok":
+            raise self.damaged(f"{_MALFORMED} ({str(found).splitlines()[-1].strip()})")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            reason = _reason(error)
+            if _is_damage(error):
+                raise self.damaged(reason) from error
+            if not isinstance(error, OperationalError | InterfaceError | InternalError):
+                raise
+            raise DatabaseUnavailable(f"The database cannot be used: {reason}. {_WHAT_TO_CHECK}") from error
+        except PoolTimeout as error:
+            message = f"The database cannot be used: every connection is busy. {_WHAT_TO_CHECK}"
+            raise DatabaseUnavailable(message) from error
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            reason = _reason(error)
+            if _is_damage(error):
+                raise self.damaged(reason) from error
+            message = f"The database {_shown(self.url)} cannot be used: {reason}. {_advice(reason)}"
+            raise DatabaseRefused(message) from error
+        except UnicodeDecodeError as error:
+            # SQLite quotes what it found, and that is not even text; the driver cannot say so.
+            raise self.damaged() from error
+
+    # The schema
+
     def _migrate(self, connection: Connection) -> bool:
         if self._judge(schema.version(connection)) is Fit.CURRENT:
             return False
@@ -186,7 +313,7 @@ class Database:
         return True
 
     def _version(self) -> str | None:
-        with _explained(self.url), self._engine.connect() as connection:
+        with self._explained(), self._engine.connect() as connection:
             return schema.version(connection)
 
     def _judge(self, version: str | None) -> Fit:
@@ -372,15 +499,17 @@ def _reason(error: DBAPIError) -> str:
     return lines[0].rstrip(".") if lines else type(error.orig).__name__
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (OperationalError, InterfaceError, InternalError) as error:
-        reason = _reason(error)
-        raise DatabaseUnavailable(f"The database cannot be used: {reason}. {_WHAT_TO_CHECK}") from error
-    except PoolTimeout as error:
-        raise DatabaseUnavailable(f"The database cannot be used: every connection is busy. {_WHAT_TO_CHECK}") from error
+def _is_damage(error: DBAPIError) -> bool:
+    # The low byte is the code itself, the others say more about it.
+    code: int | None = getattr(error.orig, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _DAMAGE
+
+
+def _give_way() -> None:
+    """Let this thread run when nobody else wants to, where a thread can have a priority of its own."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), _LOWEST_PRIORITY)
 
 
 def _advice(reason: str) -> str:
@@ -389,7 +518,10 @@ def _advice(reason: str) -> str:
 
 
 _ADVICE = {
-    "malformed": "The file is damaged: restore it from a backup.",
+    "malformed": (
+        "The file is damaged, and nothing is sent by it: end whatever uses it, remove the files beside it that end in"
+        " -wal and -shm, and restore it from a backup."
+    ),
     "not a database": "It is another kind of file, or damaged: check NEWSLETTER_DATABASE_URL, or restore a backup.",
     "disk I/O error": "Check that the disk is sound and has space left.",
     "disk is full": "Make space on the disk.",
@@ -403,13 +535,3 @@ _ADVICE = {
 def _shown(url: URL) -> str:
     # Without the driver: people wrote postgresql://…
     return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
-
-
-@contextmanager
-def _explained(url: URL) -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        reason = _reason(error)
-        message = f"The database {_shown(url)} cannot be used: {reason}. {_advice(reason)}"
-        raise DatabaseRefused(message) from error

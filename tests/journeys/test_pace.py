@@ -188,6 +188,46 @@ def test_a_new_sender_warms_up(
     worker.wait_for(lambda: books.count("sent") == FEW)
 
 
+def test_a_server_that_goes_on_saying_not_now_is_left_alone(
+    seeded_sqlite: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer
+):
+    """Five plain refusals in a row, and nothing more is tried; nobody is lost, and later all arrive."""
+    program = open_program(seeded_sqlite(FEW), smtp_connections=1)
+    program.set_clock(THURSDAY)
+    books = open_books(program)
+    smtp_server.script("rcpt", Reply(451, "4.3.0 Temporary lookup failure"))
+    worker = program.start("worker")
+    worker.wait_for(lambda: "destination_slowed" in worker.log)
+    worker.wait_for(lambda: books.count("planned") == FEW)
+    # The next letters may be under way when the fifth answer is taken in.
+    assert 5 <= smtp_server.commands.count("RCPT") <= 7
+    smtp_server.forget_scripts()
+    program.do("start", "example.org")
+    program.set_clock(THURSDAY + timedelta(minutes=10))
+    worker.wait_for(lambda: books.count("sent") == FEW)
+    assert worker.terminate() == 0
+    assert len(smtp_server.ledger) == FEW
+
+
+def test_greylisting_and_full_mailboxes_slow_nobody_down(
+    seeded_sqlite: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer
+):
+    """Every letter is greylisted at its first try, and one mailbox is full: each is tried again, nothing is slowed."""
+    program = open_program(seeded_sqlite(FEW), smtp_connections=1)
+    program.set_clock(THURSDAY)
+    books = open_books(program)
+    smtp_server.script("rcpt", Reply(452, "4.2.2 Mailbox full"), when=lambda line: "reader-000" in line)
+    smtp_server.script("rcpt", Reply(451, "4.7.1 Greylisting in action, please come back later"), times=FEW - 1)
+    worker = program.start("worker")
+    smtp_server.wait_for(lambda server: server.commands.count("RCPT") == FEW, seconds=30)
+    worker.wait_for(lambda: books.count("planned") == FEW)
+    program.set_clock(THURSDAY + timedelta(minutes=10))
+    worker.wait_for(lambda: books.count("sent") == FEW - 1)
+    assert worker.terminate() == 0
+    assert "destination_slowed" not in worker.log
+    assert program.json("status")["kept_back"] == []
+
+
 def test_a_pace_that_cannot_be_is_refused_and_nothing_leaves(
     seeded_sqlite: SeededDatabase, open_program: OpenProgram, smtp_server: SmtpServer
 ):

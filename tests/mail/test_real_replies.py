@@ -22,7 +22,8 @@ class Answer(NamedTuple):
     """A reply, and what it comes to.
 
     Attributes:
-        says: "" for nothing more, "slow" for slowing down, "policy" for our own fault.
+        says: "" for nothing more, "slow" for slowing down, "busy" for that where it is said several times in a row,
+            "policy" for our own fault.
     """
 
     stage: str
@@ -58,8 +59,8 @@ GMAIL = [
     Answer("rcpt", 452, "4.2.2 The recipient's inbox is out of storage space. Please direct the recipient to"
            " https://support.google.com/mail/?p=OverQuotaTemp", SOFT),
     Answer("rcpt", 552, "5.2.2 The recipient's inbox is out of storage space and inactive.", SOFT),
-    Answer("dot", 451, "4.3.0 Mail server temporarily rejected message.", SOFT),
-    Answer("dot", 451, "4.4.2 Timeout - closing connection.", SOFT),
+    Answer("dot", 451, "4.3.0 Mail server temporarily rejected message.", SOFT, "busy"),
+    Answer("dot", 451, "4.4.2 Timeout - closing connection.", SOFT, "busy"),
     Answer("mail", 421, "4.4.5 Server busy, try again later.", AWAY, "slow"),
     Answer("dot", 421, "4.7.28 Gmail has detected an unusual rate of mail originating from your IP address. To protect"
            " our users from spam, mail has been temporarily rate limited.", SOFT, "slow"),
@@ -113,7 +114,7 @@ MICROSOFT = [
 EXCHANGE = [
     Answer("rcpt", 550, "5.1.1 RESOLVER.ADR.ExRecipNotFound; not found", DEAD),
     Answer("rcpt", 550, "5.1.1 User unknown", DEAD),
-    Answer("mail", 452, "4.3.1 Insufficient system resources", SOFT),
+    Answer("mail", 452, "4.3.1 Insufficient system resources", SOFT, "busy"),
     Answer("rcpt", 550, "5.7.1 Unable to relay", OURS, "policy"),
     Answer("rcpt", 550, "5.7.54 SMTP; Unable to relay recipient in non-accepted domain", OURS, "policy"),
     Answer("mail", 552, "5.3.4 Message size exceeds fixed maximum message size", OURS),
@@ -129,9 +130,9 @@ YAHOO = [
     Answer("mail", 421, "Max message per connection reached, closing transmission channel", AWAY, "slow"),
     Answer("rcpt", 450, "User is receiving mail too quickly", SOFT),
     Answer("mail", 451, "mta1.mail.example.yahoo.com Resources temporarily unavailable. Please try again later"
-           " [#4.16.1].", SOFT),
+           " [#4.16.1].", SOFT, "busy"),
     Answer("mail", 451, "Message temporarily deferred due to unresolvable RFC.5321 from domain. See"
-           " https://senders.yahooinc.com/error-codes#unresolvable-from-domain", SOFT),
+           " https://senders.yahooinc.com/error-codes#unresolvable-from-domain", SOFT, "busy"),
     Answer("mail", 553, "5.7.1 [BL21] Connections will not be accepted from 192.0.2.1, because the ip is in Spamhaus's"
            " list; see http://postmaster.yahoo.com/550-bl23.html", OURS, "policy"),
     Answer("mail", 553, "5.7.2 [TSS09] All messages from 192.0.2.1 will be permanently deferred; Retrying will NOT"
@@ -178,8 +179,8 @@ GMX_AND_WEB_DE = [
     Answer("open", 554, "gmx.net (mxgmx104) Nemesis ESMTP Service not available\nNo SMTP service\nIP address is block"
            " listed.\nFor explanation visit https://postmaster.gmx.net/en/case?c=r0201&i=ip&v=192.0.2.1", AWAY),
     Answer("mail", 421, "Rate limit reached. Please try again later", AWAY, "slow"),
-    Answer("rcpt", 450, "Reject due to policy violations.", SOFT),
-    Answer("dot", 451, "Requested action aborted: local error in processing", SOFT),
+    Answer("rcpt", 450, "Reject due to policy violations.", SOFT, "busy"),
+    Answer("dot", 451, "Requested action aborted: local error in processing", SOFT, "busy"),
 ]  # fmt: skip
 
 # https://github.com/vdukhovni/postfix (postfix/src/smtpd/smtpd.c and smtpd_check.c)
@@ -193,7 +194,7 @@ POSTFIX = [
     Answer("rcpt", 450, "4.1.1 <maria@example.com>: Recipient address rejected: unverified address", SOFT),
     Answer("rcpt", 450, "4.1.2 <maria@example.com>: Recipient address rejected: Domain not found", SOFT),
     Answer("rcpt", 450, "4.2.0 <maria@example.com>: Recipient address rejected: Greylisted", SOFT),
-    Answer("mail", 452, "4.3.1 Insufficient system storage", SOFT),
+    Answer("mail", 452, "4.3.1 Insufficient system storage", SOFT, "busy"),
     Answer("rcpt", 450, "4.7.25 Client host rejected: cannot find your hostname, [192.0.2.1]", SOFT, "slow"),
     Answer("rcpt", 554, "5.7.1 <maria@example.com>: Relay access denied", OURS, "policy"),
     Answer("rcpt", 454, "4.7.1 <maria@example.com>: Relay access denied", SOFT, "slow"),
@@ -210,7 +211,7 @@ EXIM = [
     Answer("rcpt", 550, "Unrouteable address", SOFT),
     Answer("rcpt", 550, "relay not permitted", SOFT),
     Answer("rcpt", 550, "Verification failed for <letters@example.org>\nSender verify failed", SOFT),
-    Answer("rcpt", 451, "Temporary local problem - please try later", SOFT),
+    Answer("rcpt", 451, "Temporary local problem - please try later", SOFT, "busy"),
     Answer("dot", 550, "maximum allowed line length is 998 octets, got 1200", OURS),
 ]
 
@@ -225,7 +226,7 @@ PROOFPOINT = [
     Answer("rcpt", 550, "5.7.1 <maria@example.com>: Recipient address rejected: User email address is marked as"
            " invalid.", OURS, "policy"),
     Answer("mail", 550, "5.1.0 sender rejected", OURS),
-    Answer("rcpt", 452, "4.3.1 Insufficient system resources", SOFT),
+    Answer("rcpt", 452, "4.3.1 Insufficient system resources", SOFT, "busy"),
 ]  # fmt: skip
 
 # https://mimecastsupport.zendesk.com/hc/en-us/articles/34000709564691-Policies-Mimecast-SMTP-Error-Codes
@@ -233,8 +234,8 @@ PROOFPOINT = [
 MIMECAST = [
     Answer("rcpt", 550, "Invalid Recipient - https://community.mimecast.com/docs/DOC-1369#550", SOFT),
     Answer("rcpt", 451, "Internal resources are temporarily unavailable -"
-           " https://community.mimecast.com/docs/DOC-1369#451", SOFT),
-    Answer("rcpt", 451, "IP temporarily blacklisted", SOFT),
+           " https://community.mimecast.com/docs/DOC-1369#451", SOFT, "busy"),
+    Answer("rcpt", 451, "IP temporarily blacklisted", SOFT, "busy"),
     Answer("mail", 421, "Unable to process connection at this time", AWAY, "slow"),
     Answer("mail", 550, "Administrative prohibition - envelope blocked", OURS),
     Answer("dot", 554, "Email rejected due to security policies", OURS),
@@ -246,8 +247,8 @@ AMAZON_SES = [
     Answer("dot", 454, "Throttling failure: Maximum sending rate exceeded", SOFT, "slow"),
     Answer("dot", 454, "Throttling failure: Daily message quota exceeded", SOFT, "slow"),
     Answer("open", 421, "Too many concurrent SMTP connections", AWAY, "slow"),
-    Answer("dot", 451, "Temporary service failure", SOFT),
-    Answer("dot", 451, "Timeout waiting for data from client", SOFT),
+    Answer("dot", 451, "Temporary service failure", SOFT, "busy"),
+    Answer("dot", 451, "Timeout waiting for data from client", SOFT, "busy"),
     Answer("mail", 530, "Authentication required", AWAY),
     Answer("open", 535, "Authentication Credentials Invalid", AWAY),
     Answer("dot", 554, "Message rejected: Email address is not verified. The following identities failed the check in"
@@ -292,7 +293,8 @@ def test_what_is_made_of_it(answer: Answer) -> None:
     """Each reply at its stage has one meaning for the letter, and one for how we go on sending."""
     verdict = verdict_of(answer.stage, answer.code, answer.text, host="mx.example")
     assert verdict.outcome is answer.outcome
-    assert (verdict.slow_down, verdict.policy) == (answer.says == "slow", answer.says == "policy")
+    said = {"slow": verdict.slow_down, "busy": verdict.busy, "policy": verdict.policy}
+    assert [name for name, is_said in said.items() if is_said] == ([answer.says] if answer.says else [])
 
 
 def test_nobody_is_suppressed_for_what_is_not_their_own() -> None:

@@ -30,6 +30,7 @@ TUESDAY = "2026-11-24 09:00"
 YES = verdict_of(Stage.DOT, 250, "2.0.0 Taken", host="mail.example")
 LESS = verdict_of(Stage.RCPT, 450, "4.7.28 Too fast", host="mail.example")
 NOT_YOU = verdict_of(Stage.DOT, 550, "5.7.26 Unauthenticated mail of <maria@gmail.com> is refused", host="mail.example")
+LATER = verdict_of(Stage.RCPT, 451, "4.3.0 Local error", host="mail.example")
 BUSY = verdict_of(Stage.MAIL, 421, "4.3.2 Come back later", host="mail.example")
 GMAIL = "gmail.com"
 
@@ -506,6 +507,65 @@ class TestSlowing:
         house = house_of()
         learn(house, *[(GMAIL, LESS)] * 9)
         assert (known(house, RELAY), known(house, GMAIL)["level"]) == ({}, 1)
+
+    @pytest.mark.parametrize(("code", "text"), [(450, ""), (451, "4.3.0 Local error"), (452, "4.3.1 Out of space")])
+    def test_a_plain_not_now_counts_where_it_is_said_five_times_in_a_row(
+        self, house_of: Callable[..., House], code: int, text: str
+    ):
+        house = house_of()
+        later = verdict_of(Stage.RCPT, code, text, host="mail.example")
+        learn(house, *[(GMAIL, later)] * 4, (GMAIL, YES), *[(GMAIL, later)] * 4)
+        assert house.rows("destination") == []
+        learn(house, (GMAIL, later))
+        assert known(house, GMAIL)["level"] == 1
+        # What is said while nothing is tried is the same news again; then five more have to say it.
+        let_pass(house, GMAIL, timedelta(minutes=2))
+        learn(house, *[(GMAIL, later)] * 4)
+        assert known(house, GMAIL)["level"] == 1
+        learn(house, (GMAIL, later))
+        assert known(house, GMAIL)["level"] == 2
+
+    def test_an_acceptance_elsewhere_does_not_end_the_row(self, house_of: Callable[..., House]):
+        house = house_of()
+        learn(house, *[(GMAIL, LATER), ("example.org", YES)] * 5)
+        assert known(house, GMAIL)["level"] == 1
+        assert known(house, RELAY) == {}
+
+    def test_five_domains_that_say_it_once_mean_the_mail_server(self, house_of: Callable[..., House]):
+        house = house_of()
+        learn(house, *[(f"d{number}.example.org", LATER) for number in range(5)])
+        assert [row["name"] for row in house.rows("destination")] == [RELAY]
+
+    def test_said_before_a_recipient_it_is_the_mail_servers_own(self, house_of: Callable[..., House]):
+        house = house_of()
+        full = verdict_of(Stage.MAIL, 452, "4.3.1 Insufficient system storage", host="mail.example")
+        learn(house, *[(GMAIL, full)] * 4)
+        assert house.rows("destination") == []
+        learn(house, ("example.org", full))
+        assert [(row["name"], row["level"]) for row in house.rows("destination")] == [(RELAY, 1)]
+
+    @pytest.mark.parametrize(
+        ("code", "text"),
+        [
+            (452, "4.2.2 Mailbox full"),
+            (450, "4.2.0 Greylisted"),
+            (451, "4.7.1 Greylisting in action"),
+            (452, "Over quota"),
+        ],
+    )
+    def test_full_mailboxes_and_greylisting_choke_no_provider(
+        self, house_of: Callable[..., House], code: int, text: str
+    ):
+        house = house_of()
+        verdict = verdict_of(Stage.RCPT, code, text, host="mail.example")
+        learn(house, *[(GMAIL, verdict)] * 50, *[(f"d{number}.example.org", verdict) for number in range(50)])
+        assert house.rows("destination") == []
+
+    def test_few_are_counted_at_a_time(self, house_of: Callable[..., House], monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("newsletter.service.hearing._MOST_BUSY", 2)
+        house = house_of()
+        learn(house, *[(GMAIL, LATER)] * 4, ("example.net", LATER), ("example.com", LATER), (GMAIL, LATER))
+        assert known(house, GMAIL) == {}
 
     def test_it_recovers_step_by_step_and_writes_nothing_between(self, house_of: Callable[..., House]):
         house = house_of()
