@@ -205,7 +205,7 @@ _GREYLISTED = re.compile(r"gr[ae]y-?list|^4\.7\.1 try again later\W*$", re.IGNOR
 """Whoever is greylisted is told so at the first try of each letter, however slowly they come. The second are the words
 of Rspamd. Words decide here because they only spare.
 
-Sources: https://docs.rspamd.com/modules/greylisting; RFC 6647, section 5
+Sources: https://rspamd.com/doc/modules/greylisting.html; RFC 6647, section 5
 """
 
 _ONE_MAILBOX = re.compile(r"mailbox (is )?full|over ?quota|quota exceeded|receiving mail", re.IGNORECASE)
