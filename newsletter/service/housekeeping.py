@@ -10,7 +10,7 @@ import structlog
 from newsletter.errors import DatabaseUnavailable
 from newsletter.service.composing import CONFIRM_WITHIN
 from newsletter.service.publishing import Publishing
-from newsletter.store import deliveries, destinations, revisions, subscriptions, suppressions
+from newsletter.store import deliveries, destinations, erasing, revisions, subscriptions, suppressions
 from newsletter.store.database import Database
 from newsletter.tokens import TokenSigner
 
@@ -62,7 +62,7 @@ class Housekeeping:
                 page = subscriptions.unconfirmed_since(connection, before=before, limit=_BATCH)
                 for record in sorted(page, key=lambda item: item.subscriber_id):
                     subscriptions.get_subscriber(connection, record.subscriber_id, lock=True)
-                    erased += subscriptions.erase_subscription(connection, record, before=before)
+                    erased += erasing.erase_subscription(connection, record, before=before)
             if len(page) < _BATCH:
                 break
         return erased
