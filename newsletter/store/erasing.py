@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import Connection, and_, delete, exists
 
 from newsletter.domain.subscription import SubscriberId
+from newsletter.store.remains import leave_mark
 from newsletter.store.subscriptions import Subscription
 from newsletter.store.tables import delivery, subscriber, subscription
 
@@ -14,6 +15,7 @@ from newsletter.store.tables import delivery, subscriber, subscription
 def erase_subscriber(connection: Connection, identifier: SubscriberId) -> None:
     """Remove the subscriber and everything that hangs on them."""
     connection.execute(delete(subscriber).where(subscriber.c.id == identifier))
+    leave_mark(connection)
 
 
 def erase_subscription(connection: Connection, record: Subscription, *, before: datetime) -> bool:
@@ -32,4 +34,5 @@ def erase_subscription(connection: Connection, record: Subscription, *, before: 
         theirs = and_(delivery.c.subscriber_id == record.subscriber_id, delivery.c.subscription_id == record.id)
         connection.execute(delete(delivery).where(theirs))
         connection.execute(delete(subscriber).where(subscriber.c.id == record.subscriber_id, ~others))
+        leave_mark(connection)
     return gone
