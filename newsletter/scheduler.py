@@ -17,12 +17,14 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from newsletter.bootstrap import App
 from newsletter.clock import SystemClock
-from newsletter.worker import KEEP_HOUSE_EVERY, RESCUE_EVERY, Worker, guarded
+from newsletter.worker import KEEP_HOUSE_EVERY, RESCUE_EVERY, SWEEP_EVERY, Worker, guarded
 
 log = structlog.get_logger()
 
 TICK = timedelta(seconds=1)
 GIVE_UP_DRAINING_AFTER = timedelta(seconds=60)
+SWEEP_WITHIN = timedelta(seconds=30)
+"""A command that ends waits so long for whoever is in the way: where nobody else runs, nobody else sweeps."""
 _DRAIN_PAUSE_SECONDS = 0.2
 
 
@@ -36,7 +38,7 @@ class Scheduler:
     def __init__(self, app: App, *, tick: timedelta = TICK) -> None:
         self.worker = Worker(app)
         self._tick = tick
-        jobs = len(self.worker.crews) + 3
+        jobs = len(self.worker.crews) + 4
         self._metronome = BackgroundScheduler(
             timezone="UTC",
             executors={"default": ThreadPoolExecutor(jobs)},
@@ -52,6 +54,7 @@ class Scheduler:
             self._every(self._tick, crew.send_due, f"send-{number}")
         self._every(RESCUE_EVERY, self.worker.rescue, "rescue")
         self._every(KEEP_HOUSE_EVERY, self.worker.keep_house, "keep-house")
+        self._every(SWEEP_EVERY, self.worker.sweep, "sweep")
         self._metronome.start()
         log.info("worker_started", worker=self.worker.id)
 
@@ -83,7 +86,10 @@ def drain(app: App, *, stop: Event | None = None) -> bool:
     worker.begin()
     try:
         worker.keep_house()
-        return _drain(app, worker)
+        is_drained = _drain(app, worker)
+        if not worker.sweep(patience=SWEEP_WITHIN):
+            log.warning("erased_is_in_the_log", reason="another program holds the database")
+        return is_drained
     finally:
         worker.end()
 

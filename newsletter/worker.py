@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 RESCUE_EVERY = timedelta(seconds=5)
 KEEP_HOUSE_EVERY = timedelta(minutes=10)
+SWEEP_EVERY = timedelta(seconds=5)
 
 
 class Worker:
@@ -88,6 +89,10 @@ class Worker:
     def keep_house(self) -> None:
         """Forget what has had its time."""
         self._app.housekeeping.keep_house(now=self._app.clock.now(), stop=self.stop.is_set)
+
+    def sweep(self, *, patience: timedelta = timedelta()) -> bool:
+        """Leave nothing of what was erased, by whomever, in SQLite's log; whether nothing is left."""
+        return self._app.housekeeping.sweep(patience=patience, stop=self.stop.is_set)
 
     def _crew(self, *, letters: bool, lanes: int) -> Crew:
         hub = Hub()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
-from threading import Event, Thread
+from pathlib import Path
+from threading import Event, Thread, Timer
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import make_url
 from structlog.testing import capture_logs
 
 from newsletter import scheduler
@@ -18,13 +22,13 @@ from newsletter.scheduler import Scheduler, drain
 from newsletter.service.office import Office
 from newsletter.service.planning import Planning
 from newsletter.service.rescuing import Rescuing
+from newsletter.store import erasing
 from newsletter.worker import Worker
 from tests.support.building import House
 from tests.support.smtp_server import Delay, Reply, SmtpServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 TICK = timedelta(seconds=0.05)
 pytestmark = pytest.mark.usefixtures("own_life_lines")
@@ -350,3 +354,55 @@ def test_draining_can_be_stopped(house: House, readers, post: SmtpServer):
     assert answers == [False]
     assert set(states(house)) == {"planned", "sent"}
     assert states(house).count("sent") == len(post.ledger)
+
+
+def log_of(house: House) -> Path:
+    """The log beside the file of a house on SQLite."""
+    return Path(f"{make_url(house.app.settings.database_url).database}-wal")
+
+
+def erase_somebody(house: House) -> bytes:
+    """A reader is erased by a process that dies at once; their address."""
+    reader = house.reader("maria-of-the-lighthouse@example.org")
+    with house.app.database.write() as connection:
+        erasing.erase_subscriber(connection, reader.record.id)
+    address = reader.address.encode()
+    assert address in log_of(house).read_bytes()
+    return address
+
+
+@pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
+def test_whoever_runs_sweeps_up_after_everybody(house: House, start_of: Any, monkeypatch: pytest.MonkeyPatch):
+    """SQLite's log holds nothing of who was erased, by whomever, soon after nobody is in the way any longer."""
+    monkeypatch.setattr(scheduler, "SWEEP_EVERY", TICK)
+    address = erase_somebody(house)
+    with closing(sqlite3.connect(str(log_of(house)).removesuffix("-wal"), isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM subscriber").fetchone()
+        start_of(house)
+        time.sleep(10 * TICK.total_seconds())
+        assert address in log_of(house).read_bytes()
+        other.execute("COMMIT")
+        wait_until(lambda: address not in log_of(house).read_bytes())
+
+
+@pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
+def test_a_command_that_ends_sweeps_before(house: House, monkeypatch: pytest.MonkeyPatch):
+    """It waits for whoever reads; where that takes too long it says so, and leaves the rest to the next that runs."""
+    address = erase_somebody(house)
+    monkeypatch.setattr(scheduler, "SWEEP_WITHIN", timedelta(seconds=0.5))
+    with closing(
+        sqlite3.connect(str(log_of(house)).removesuffix("-wal"), isolation_level=None, check_same_thread=False)
+    ) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM subscriber").fetchone()
+        with capture_logs() as lines:
+            assert drain(house.app)
+        assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["erased_is_in_the_log"]
+        assert address in log_of(house).read_bytes()
+        monkeypatch.setattr(scheduler, "SWEEP_WITHIN", timedelta(seconds=SECONDS))
+        ending = Timer(1, other.execute, ["COMMIT"])
+        ending.start()
+        assert drain(house.app)
+        ending.join()
+        assert address not in log_of(house).read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -10,7 +11,7 @@ import structlog
 from newsletter.errors import DatabaseUnavailable
 from newsletter.service.composing import CONFIRM_WITHIN
 from newsletter.service.publishing import Publishing
-from newsletter.store import deliveries, destinations, revisions, subscriptions, suppressions
+from newsletter.store import deliveries, destinations, erasing, revisions, subscriptions, suppressions
 from newsletter.store.database import Database
 from newsletter.tokens import TokenSigner
 
@@ -23,6 +24,7 @@ TROUBLE_KEPT = timedelta(days=7)
 """A destination that was slowed down, or refused us now and then, and of which nothing was heard since."""
 
 _BATCH = 200
+_PAUSE_SECONDS = 0.2
 
 
 class Housekeeping:
@@ -54,6 +56,22 @@ class Housekeeping:
             revisions.note_signing_key(connection, self._signer.key_id, now=now)
         if erased or forgotten or emptied:
             log.info("house_kept", unconfirmed_erased=erased, notices_forgotten=forgotten, details_emptied=emptied)
+        self.sweep()
+
+    def sweep(self, *, patience: timedelta = timedelta(), stop: Callable[[], bool] = lambda: False) -> bool:
+        """Leave nothing of what was erased in SQLite's log. Whoever erases calls it; and everybody who runs, often.
+
+        Args:
+            patience: for so long it is tried again where others read or write; a command that ends waits.
+            stop: asked before it is tried again.
+
+        Returns:
+            Whether nothing is left.
+        """
+        give_up_at = time.monotonic() + patience.total_seconds()
+        while not (done := self._database.sweep()) and time.monotonic() < give_up_at and not stop():
+            time.sleep(_PAUSE_SECONDS)
+        return done
 
     def _erase_unconfirmed(self, *, now: datetime, stop: Callable[[], bool]) -> int:
         before, erased = now - CONFIRM_WITHIN, 0
@@ -62,7 +80,7 @@ class Housekeeping:
                 page = subscriptions.unconfirmed_since(connection, before=before, limit=_BATCH)
                 for record in sorted(page, key=lambda item: item.subscriber_id):
                     subscriptions.get_subscriber(connection, record.subscriber_id, lock=True)
-                    erased += subscriptions.erase_subscription(connection, record, before=before)
+                    erased += erasing.erase_subscription(connection, record, before=before)
             if len(page) < _BATCH:
                 break
         return erased

@@ -9,7 +9,7 @@ from newsletter.domain.subscription import OPEN
 from newsletter.service.editions import Editions
 from newsletter.service.links import own_page_token
 from newsletter.service.views import LeavingView
-from newsletter.store import deliveries, subscriptions
+from newsletter.store import deliveries, events, subscriptions
 from newsletter.store.database import Connection, Database
 from newsletter.store.subscriptions import Subscriber, Subscription
 from newsletter.tokens import Purpose, TokenSigner
@@ -68,7 +68,7 @@ class Leaving:
                 if this in (None, item.id) and subscriptions.leave(connection, item)
             ]
             for item in left:
-                subscriptions.tell(
+                events.tell(
                     connection, "left", subscriber_id=reader.id, subscription_id=item.id, now=now,
                     sequence=item.sequence_key,
                 )  # fmt: skip

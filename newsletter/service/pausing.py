@@ -10,7 +10,7 @@ from newsletter.domain.subscription import Action, State, after
 from newsletter.errors import InvalidChoice, NotAllowed
 from newsletter.service import progression
 from newsletter.service.editions import Edition
-from newsletter.store import deliveries, subscriptions
+from newsletter.store import deliveries, events, subscriptions
 from newsletter.store.database import Connection
 from newsletter.store.subscriptions import Subscriber
 
@@ -41,7 +41,7 @@ def pause_reader(connection: Connection, reader: Subscriber, *, until: date | No
             if due is not None:
                 held = replace(held, next_due_at=due.at, due_rule="paused")
             subscriptions.save_subscription(connection, record, held)
-    subscriptions.tell(
+    events.tell(
         connection,
         "paused",
         subscriber_id=reader.id,
@@ -62,5 +62,5 @@ def resume_reader(connection: Connection, edition: Edition | None, reader: Subsc
         if edition is not None:
             progression.reschedule(connection, edition, reader, active, now=now)
     if paused:
-        subscriptions.tell(connection, "resumed", subscriber_id=reader.id, now=now, reason="the reader's wish")
+        events.tell(connection, "resumed", subscriber_id=reader.id, now=now, reason="the reader's wish")
     return bool(paused)

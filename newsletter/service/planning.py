@@ -15,7 +15,7 @@ from newsletter.domain.subscription import Action, State, SubscriberId, after
 from newsletter.service import progression
 from newsletter.service.correcting import ClockWatch
 from newsletter.service.editions import Edition, Editions
-from newsletter.store import deliveries, subscriptions
+from newsletter.store import deliveries, events, subscriptions
 from newsletter.store.database import Connection, Database
 from newsletter.store.deliveries import Letter
 from newsletter.store.subscriptions import Subscriber, Subscription
@@ -202,7 +202,7 @@ class _Batch:
         return replace(record, next_due_at=to, due_rule=reason)
 
     def _tell(self, record: Subscription, kind: str, **detail: object) -> None:
-        subscriptions.tell(
+        events.tell(
             self._connection, kind, subscriber_id=record.subscriber_id, subscription_id=record.id, now=self._now,
             sequence=record.sequence_key, **detail,
         )  # fmt: skip

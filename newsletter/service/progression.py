@@ -17,7 +17,7 @@ from newsletter.domain.sequence import Finish, Step
 from newsletter.domain.subscription import Action, State, after
 from newsletter.records import changed
 from newsletter.service.editions import Edition
-from newsletter.store import subscriptions
+from newsletter.store import events, subscriptions
 from newsletter.store.database import Connection
 from newsletter.store.deliveries import Delivery
 from newsletter.store.subscriptions import Subscriber, Subscription
@@ -145,7 +145,7 @@ def finish_retired(connection: Connection, record: Subscription, *, now: datetim
     state = after(record.state, Action.FINISH)
     if state is None:
         return record
-    subscriptions.tell(
+    events.tell(
         connection, "finished", subscriber_id=record.subscriber_id, subscription_id=record.id, now=now,
         sequence=record.sequence_key, reason="the sequence was retired",
     )  # fmt: skip
@@ -242,7 +242,7 @@ def _with_due(record: Subscription, due: Due | None) -> Subscription:
 
 
 def _tell(connection: Connection, record: Subscription, kind: str, *, now: datetime, **detail: object) -> None:
-    subscriptions.tell(
+    events.tell(
         connection, kind, subscriber_id=record.subscriber_id, subscription_id=record.id, now=now,
         sequence=record.sequence_key, **detail,
     )  # fmt: skip

@@ -21,7 +21,7 @@ from newsletter.domain.subscription import OPEN, State, SubscriptionId
 from newsletter.errors import ContentError, ContentErrors, PublishRefused
 from newsletter.service import progression
 from newsletter.service.editions import Edition, Editions
-from newsletter.store import deliveries, revisions, subscriptions
+from newsletter.store import deliveries, events, revisions, subscriptions
 from newsletter.store.database import Connection, Database
 from newsletter.store.revisions import RevisionHead, Standing
 from newsletter.store.subscriptions import Subscription
@@ -330,7 +330,7 @@ class Publishing:
             if step is None or current.next_due_at is None or stale_after:
                 current = progression.move_on(connection, edition, reader, current, place, now=now)
         if (current.next_due_at, current.state) != (record.next_due_at, record.state):
-            subscriptions.tell(
+            events.tell(
                 connection, "retimed", subscriber_id=reader.id, subscription_id=record.id, now=now,
                 sequence=record.sequence_key, reason=f"revision {edition.number}",
                 to=current.next_due_at.isoformat() if current.next_due_at else None,

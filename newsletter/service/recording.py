@@ -13,7 +13,7 @@ from newsletter.domain.retry import next_attempt
 from newsletter.mail.base import Verdict
 from newsletter.service import progression
 from newsletter.service.editions import Editions
-from newsletter.store import deliveries, handovers, subscriptions, suppressions
+from newsletter.store import deliveries, events, handovers, subscriptions, suppressions
 from newsletter.store.database import Connection
 from newsletter.store.deliveries import Delivery
 from newsletter.store.handovers import Answer
@@ -203,7 +203,7 @@ class Recorder:
         )
         for record in subscriptions.subscriptions_of(connection, reader.id):
             subscriptions.leave(connection, record)
-        subscriptions.tell(connection, "suppressed", subscriber_id=reader.id, now=now, reason=reason)
+        events.tell(connection, "suppressed", subscriber_id=reader.id, now=now, reason=reason)
 
 
 # Looked up once: the member of an enumeration is found by a call of Python's.

@@ -19,7 +19,7 @@ from newsletter.service import progression
 from newsletter.service.composing import gap_before, step_of
 from newsletter.service.editions import Edition, Editions
 from newsletter.service.pacing import Pacing
-from newsletter.store import handovers, subscriptions, switches
+from newsletter.store import events, handovers, subscriptions, switches
 from newsletter.store.database import Connection, Database
 from newsletter.store.deliveries import Delivery
 from newsletter.store.handovers import Answer
@@ -103,7 +103,7 @@ class Returning:
             leaves_from = waking_from(now, reader.slot.timezone) if late else None
             handovers.release_claimed(connection, [item], next_try_at=leaves_from)
         elif handovers.withdraw_claimed(connection, item, reason=reason, now=now):
-            subscriptions.tell(
+            events.tell(
                 connection,
                 "moved",
                 subscriber_id=reader.id,

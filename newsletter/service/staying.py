@@ -15,7 +15,7 @@ from newsletter.service.choices import Choices
 from newsletter.service.editions import Edition, Editions
 from newsletter.service.links import LINK_IS_GONE
 from newsletter.service.views import PreferencesView, SubscriptionView
-from newsletter.store import deliveries, subscriptions
+from newsletter.store import deliveries, events, subscriptions
 from newsletter.store.database import Connection, Database
 from newsletter.store.subscriptions import Subscriber, Subscription
 from newsletter.tokens import Purpose, TokenSigner
@@ -82,7 +82,7 @@ class Staying:
             subscriptions.set_reader(connection, reader.id, slot=slot, country=country, discreet=discreet)
             if slot != reader.slot:
                 reader = replace(reader, slot=slot)
-                subscriptions.tell(connection, "slot_changed", subscriber_id=reader.id, now=now, slot=str(slot))
+                events.tell(connection, "slot_changed", subscriber_id=reader.id, now=now, slot=str(slot))
                 deliveries.withdraw(connection, subscriber_id=reader.id, reason="another slot", now=now)
                 self._retime(connection, reader, now=now)
 

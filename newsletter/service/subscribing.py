@@ -17,7 +17,7 @@ from newsletter.service.composing import CONFIRM_WITHIN
 from newsletter.service.editions import Edition
 from newsletter.service.links import LINK_IS_GONE, own_page_token
 from newsletter.service.views import ConfirmationView
-from newsletter.store import deliveries, subscriptions, suppressions
+from newsletter.store import deliveries, events, subscriptions, suppressions
 from newsletter.store.database import Conflict, Connection, Database
 from newsletter.store.deliveries import Delivery
 from newsletter.store.subscriptions import Subscriber, Subscription
@@ -108,7 +108,7 @@ class Subscribing:
             if record.state is not State.PENDING:
                 message = f"This address has {sequence.title!r} already ({record.state})."
                 raise NotAllowed(message)
-            subscriptions.tell(
+            events.tell(
                 connection,
                 "consent",
                 subscriber_id=reader.id,
@@ -199,7 +199,7 @@ class Subscribing:
             payload=choices,
             now=now,
         )
-        subscriptions.tell(
+        events.tell(
             connection, "asked", subscriber_id=reader.id, subscription_id=record.id, now=now,
             sequence=sequence.key, source=source, consent_text=CONSENT_TEXT,
         )  # fmt: skip
@@ -224,7 +224,7 @@ class Subscribing:
         if record.state is State.FINISHED or self._has_had_all(connection, edition, record):
             begun = replace(begun, round=record.round + 1, anchor=None)
         subscriptions.save_subscription(connection, record, begun)
-        subscriptions.tell(
+        events.tell(
             connection, "confirmed", subscriber_id=reader.id, subscription_id=record.id, now=now,
             sequence=record.sequence_key,
         )  # fmt: skip

@@ -30,6 +30,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from newsletter.errors import DatabaseDamaged, DatabaseRefused, DatabaseUnavailable, SettingsError
 from newsletter.store import schema
 from newsletter.store.prepared import fetch
+from newsletter.store.remains import empty_log
 from newsletter.store.schema import Fit
 
 __all__ = ["Conflict", "Connection", "Database"]
@@ -131,6 +132,17 @@ class Database:
     def _lent(self, line: Line | None) -> Iterator[Connection]:
         with self._engine.connect() if line is None else line.lent(self._engine) as connection:
             yield connection
+
+    def sweep(self) -> bool:
+        """Leave nothing of what was erased in SQLite's log.
+
+        Returns:
+            Whether nothing is left; False where others were in the way, and it is to be tried again.
+        """
+        if not self.is_sqlite:
+            return True
+        with _translated(), self._engine.connect() as connection:
+            return empty_log(connection)
 
     def close(self) -> None:
         """Close every connection."""

@@ -15,14 +15,13 @@ from newsletter.domain.subscription import SubscriptionId
 from newsletter.store import destinations
 from newsletter.store.deliveries import Delivery, deliveries_of, letter_totals, open_letters, stopped
 from newsletter.store.destinations import warm_up_progress
+from newsletter.store.events import Event, story
 from newsletter.store.subscriptions import (
-    Event,
     Subscriber,
     Subscription,
     find_subscriber,
     get_subscribers,
     list_subscribers,
-    story,
     subscriptions_of,
     subscriptions_of_many,
 )

@@ -1,4 +1,4 @@
-"""Subscribers, their subscriptions, and the story of both."""
+"""Subscribers and their subscriptions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ from newsletter.records import record_maker
 from newsletter.store.prepared import Prepared, PreparedUpdate, among
 from newsletter.store.tables import (
     delivery,
-    event,
     passed_step,
     subscriber,
     subscription,
@@ -89,17 +88,6 @@ class Shown:
 
     affirmations: dict[str, None]
     posts: dict[str, None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """One thing that happened to a subscriber, and why."""
-
-    subscriber_id: SubscriberId
-    subscription_id: SubscriptionId | None
-    at: datetime
-    kind: str
-    detail: dict[str, Any]
 
 
 def add_subscriber(
@@ -197,11 +185,6 @@ def set_reader(
 def set_paused_until(connection: Connection, identifier: SubscriberId, until: date | None) -> None:
     """The local date on which letters come again; None: not paused, or until the reader says so."""
     connection.execute(update(subscriber).where(subscriber.c.id == identifier).values(paused_until=until))
-
-
-def erase_subscriber(connection: Connection, identifier: SubscriberId) -> None:
-    """Remove the subscriber and everything that hangs on them."""
-    connection.execute(delete(subscriber).where(subscriber.c.id == identifier))
 
 
 def add_subscription(
@@ -376,66 +359,12 @@ def save_passed(connection: Connection, identifier: SubscriptionId, *, before: P
         connection.execute(delete(passed_step).where(gone, passed_step.c.step.in_(fewer)))
 
 
-def tell(
-    connection: Connection,
-    kind: str,
-    *,
-    subscriber_id: SubscriberId,
-    subscription_id: SubscriptionId | None = None,
-    now: datetime,
-    **detail: Any,  # noqa: ANN401  (whatever JSON holds)
-) -> None:
-    """Add one event to a subscriber's story."""
-    connection.execute(
-        insert(event).values(
-            subscriber_id=subscriber_id, subscription_id=subscription_id, at=now, kind=kind, detail=detail
-        )
-    )
-
-
-def story(connection: Connection, subscriber_id: UUID, *, limit: int = 200) -> list[Event]:
-    """The newest events of one subscriber, in the order they happened."""
-    rows = connection.execute(
-        select(event).where(event.c.subscriber_id == subscriber_id).order_by(event.c.id.desc()).limit(limit)
-    )
-    events = [
-        Event(
-            subscriber_id=row.subscriber_id,
-            subscription_id=row.subscription_id,
-            at=row.at,
-            kind=row.kind,
-            detail=row.detail or {},
-        )
-        for row in rows
-    ]
-    return events[::-1]
-
-
 def unconfirmed_since(connection: Connection, *, before: datetime, limit: int) -> list[Subscription]:
     """Subscriptions that were asked for before an instant and never confirmed."""
     statement = select(subscription).where(subscription.c.confirmed_at.is_(None), subscription.c.created_at < before)
     return [
         _to_subscription(row) for row in connection.execute(statement.order_by(subscription.c.created_at).limit(limit))
     ]
-
-
-def erase_subscription(connection: Connection, record: Subscription, *, before: datetime) -> bool:
-    """Remove one subscription that was never confirmed, and the subscriber where it was their only one.
-
-    Args:
-        before: it is spared where it was asked for again since then.
-
-    Returns:
-        Whether it went.
-    """
-    unconfirmed = and_(subscription.c.confirmed_at.is_(None), subscription.c.created_at < before)
-    gone = connection.execute(delete(subscription).where(subscription.c.id == record.id, unconfirmed)).rowcount == 1
-    others = exists().where(subscription.c.subscriber_id == record.subscriber_id)
-    if gone:
-        theirs = and_(delivery.c.subscriber_id == record.subscriber_id, delivery.c.subscription_id == record.id)
-        connection.execute(delete(delivery).where(theirs))
-        connection.execute(delete(subscriber).where(subscriber.c.id == record.subscriber_id, ~others))
-    return gone
 
 
 def shown_to(connection: Connection, subscriber_ids: Collection[UUID]) -> dict[UUID, Shown]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
 
 import pytest
+from sqlalchemy import make_url
 
 from newsletter.domain.delivery import Kind
 from newsletter.domain.subscription import State
 from newsletter.errors import DatabaseUnavailable
 from newsletter.service import housekeeping
 from newsletter.service.publishing import Publishing
-from tests.support.building import House, letter
+from newsletter.store import erasing, remains
+from newsletter.store.database import Connection
+from tests.support.building import House, letter, local
 from tests.support.smtp_server import Reply
 
 
@@ -158,6 +165,98 @@ class TestDetails:
         house.later(days=91)
         keep(house)
         assert [reader.deliveries()[0].host for reader in people] == [None] * 5
+
+
+def file_of(house: House) -> Path:
+    """The file of a house on SQLite."""
+    return Path(str(make_url(house.app.settings.database_url).database))
+
+
+def found_in(path: Path, words: list[str]) -> set[str]:
+    """Which of some words stand in a SQLite file, or in what lies beside it."""
+    held = b"".join(each.read_bytes() for each in path.parent.glob(f"{path.name}*"))
+    return {word for word in words if word.encode() in held}
+
+
+def erase(house: House, identifier: UUID) -> None:
+    """Erase a reader, as whoever erases does."""
+    with house.app.database.write() as connection:
+        erasing.erase_subscriber(connection, identifier)
+
+
+@pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
+class TestSweeping:
+    """On SQLite the file and its log hold nothing of who was erased."""
+
+    def test_nothing_of_who_was_erased_is_left(self, house: House):
+        """Not the address, not their ids, not a token of a link: as soon as nobody reads what was before."""
+        path = file_of(house)
+        maria = house.sign_up("maria-of-the-lighthouse@example.org")
+        house.at(local("2026-11-26 08:00"))
+        house.work()
+        tokens = [maria.mails()[0].token("confirm"), *map(maria.letters()[0].token, ("unsubscribe", "preferences"))]
+        record, ids = maria.record, [maria.record.id.hex, maria.subscription().id.hex, maria.delivery().id.hex]
+        words = [maria.address, "lighthouse", *ids, maria.letters()[0].message_id, *tokens]
+        assert found_in(path, words) >= {maria.address, *ids}
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN")
+            assert other.execute("SELECT count(*) FROM subscriber").fetchone() == (1,)
+            erase(house, record.id)
+            assert not house.app.housekeeping.sweep()
+            assert maria.address in found_in(path, words)
+            # It keeps nobody waiting meanwhile.
+            house.ask("anna@example.org")
+            other.execute("COMMIT")
+            assert house.app.housekeeping.sweep()
+            assert found_in(path, words) == set()
+            assert other.execute("SELECT address FROM subscriber").fetchall() == [("anna@example.org",)]
+
+    def test_freed_pages_are_overwritten(self, house: House):
+        """Also where so many go that whole pages become free, which the file keeps."""
+        path = file_of(house)
+        people = [house.reader(f"keeper-{number:03}-of-the-lighthouse@example.org") for number in range(120)]
+        for reader in people:
+            erase(house, reader.record.id)
+        assert house.app.housekeeping.sweep()
+        assert found_in(path, [reader.address for reader in people]) == set()
+        with closing(sqlite3.connect(path)) as other:
+            assert other.execute("PRAGMA freelist_count").fetchone()[0] > 10
+
+    def test_house_is_not_kept_before_the_log_is_empty(self, house: House):
+        """What was never confirmed is gone from the log, too, when it is erased."""
+        maria = house.ask("maria-of-the-lighthouse@example.org")
+        house.work()
+        house.later(days=8)
+        keep(house)
+        assert not maria.is_known
+        assert found_in(file_of(house), [maria.address]) == set()
+
+    def test_the_log_stays_where_nobody_was_erased(self, house: House):
+        """To write it back costs the sending time: it is left alone without a reason."""
+        house.reader()
+        size = Path(f"{file_of(house)}-wal").stat().st_size
+        assert size > 0
+        assert house.app.housekeeping.sweep()
+        assert Path(f"{file_of(house)}-wal").stat().st_size == size
+
+    def test_who_is_erased_meanwhile_is_swept_next(self, house: House, monkeypatch: pytest.MonkeyPatch):
+        """Somebody is erased between the emptying of the log and the word that it is empty: it is done once more."""
+        path = file_of(house)
+        maria, anna = house.reader("maria-of-the-lighthouse@example.org"), house.reader("anna@example.org")
+        identifiers, usual = [anna.record.id], remains.fetch
+
+        def fetch(connection: Connection, text: str, parameters: object) -> object:
+            rows = usual(connection, text, parameters)
+            if "TRUNCATE" in text and identifiers:
+                erase(house, identifiers.pop())
+            return rows
+
+        erase(house, maria.record.id)
+        monkeypatch.setattr(remains, "fetch", fetch)
+        assert not house.app.housekeeping.sweep()
+        assert found_in(path, [maria.address, anna.address]) == {anna.address}
+        assert house.app.housekeeping.sweep()
+        assert found_in(path, [anna.address]) == set()
 
 
 class TestTheRest:

@@ -16,7 +16,7 @@ from newsletter.domain.delivery import State as DeliveryState
 from newsletter.domain.subscription import State
 from newsletter.errors import AddressError, InvalidChoice, NotAllowed, NotFound, TokenExpired, TokenForged
 from newsletter.service.subscribing import SignUp
-from newsletter.store import handovers, subscriptions, tables
+from newsletter.store import erasing, handovers, tables
 from newsletter.tokens import Purpose
 from tests.support.building import House, Reader, local
 from tests.support.smtp_server import Reply
@@ -446,7 +446,7 @@ class TestTokens:
         """Nothing is left behind the links of an erased reader, but leaving still answers."""
         confirm, own, leave = confirm_token(maria), maria.preferences_token(), maria.leave_token()
         with house.app.database.write() as connection:
-            subscriptions.erase_subscriber(connection, maria.record.id)
+            erasing.erase_subscriber(connection, maria.record.id)
         with pytest.raises(TokenExpired):
             look(house, confirm)
         with pytest.raises(TokenExpired):

@@ -178,6 +178,18 @@ def store(database: Database) -> Store:
     return Store(database)
 
 
+def do(store: Store, write: Any, *arguments: Any, **named: Any) -> Any:
+    """One write in a transaction of its own."""
+    with store.write() as connection:
+        return write(connection, *arguments, **named)
+
+
+def look(store: Store, read: Any, *arguments: Any, **named: Any) -> Any:
+    """One look in a transaction of its own."""
+    with store.read() as connection:
+        return read(connection, *arguments, **named)
+
+
 def rows_of(connection: Connection, table: str) -> list[Any]:
     """All rows of a table."""
     return list(connection.execute(select(tables.metadata.tables[table])))

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from newsletter.domain.subscription import State
-from newsletter.store import handovers, reports, subscriptions, switches
+from newsletter.store import events, handovers, reports, switches
 from tests.store.conftest import NOW, YES, Store
 
 
@@ -65,7 +65,7 @@ def test_a_dossier_holds_everything_about_one_reader(store: Store):
     item = store.handed_over(record)
     with store.write() as connection:
         handovers.record_accepted(connection, [(item, YES)], now=NOW)
-        subscriptions.tell(connection, "paused", subscriber_id=reader.id, now=NOW)
+        events.tell(connection, "paused", subscriber_id=reader.id, now=NOW)
     store.letter()
     found = look(store, reports.dossier, address_key="maria@example.org")
     assert found.subscriber == reader

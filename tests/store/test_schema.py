@@ -12,7 +12,7 @@ from sqlalchemy import insert
 from newsletter.domain.delivery import Kind
 from newsletter.domain.delivery import State as DeliveryState
 from newsletter.domain.subscription import State
-from newsletter.store import subscriptions, suppressions, tables
+from newsletter.store import erasing, events, suppressions, tables
 from newsletter.store.database import Conflict
 from newsletter.store.statements import insert_or_nothing
 from tests.store.conftest import NOW, Store, closed_at
@@ -251,10 +251,10 @@ class TestSubscriber:
         store.notice(Kind.ALREADY_SUBSCRIBED, record)
         with store.write() as connection:
             connection.execute(insert(tables.passed_step).values(subscription_id=record.id, round=1, step="x"))
-            subscriptions.tell(connection, "asked", subscriber_id=reader.id, subscription_id=record.id, now=NOW)
-            subscriptions.tell(connection, "paused", subscriber_id=reader.id, now=NOW)
+            events.tell(connection, "asked", subscriber_id=reader.id, subscription_id=record.id, now=NOW)
+            events.tell(connection, "paused", subscriber_id=reader.id, now=NOW)
             suppressions.suppress(connection, address_hash="k:h", reason="address_dead", now=NOW)
-            subscriptions.erase_subscriber(connection, reader.id)
+            erasing.erase_subscriber(connection, reader.id)
         left = {name: store.count(name) for name in ("subscriber", "subscription", "delivery", "passed_step", "event")}
         assert left == {"subscriber": 1, "subscription": 1, "delivery": 1, "passed_step": 0, "event": 0}
         assert store.delivery(other.id) == other

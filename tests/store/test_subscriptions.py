@@ -1,4 +1,4 @@
-"""Subscribers, their subscriptions, and the story of both."""
+"""Subscribers and their subscriptions."""
 
 from __future__ import annotations
 
@@ -14,21 +14,9 @@ from newsletter.domain.progress import Place
 from newsletter.domain.subscription import TRANSITIONS, Action, State, SubscriberId, after
 from newsletter.store import handovers, subscriptions, suppressions
 from newsletter.store.subscriptions import Subscription
-from tests.store.conftest import NOW, YES, Store
+from tests.store.conftest import NOW, YES, Store, do, look
 
 DAY = timedelta(days=1)
-
-
-def do(store: Store, write: Any, *arguments: Any, **named: Any) -> Any:
-    """One write in a transaction of its own."""
-    with store.write() as connection:
-        return write(connection, *arguments, **named)
-
-
-def look(store: Store, read: Any, *arguments: Any, **named: Any) -> Any:
-    """One look in a transaction of its own."""
-    with store.read() as connection:
-        return read(connection, *arguments, **named)
 
 
 class TestSubscribers:
@@ -223,26 +211,6 @@ class TestPlaces:
         assert look(store, subscriptions.places, []) == {}
 
 
-class TestStory:
-    """Every skip, delay, move and its reason."""
-
-    def test_a_story_is_told_in_order(self, store: Store):
-        """The newest events of a reader, in the order they happened, with their details."""
-        reader = store.subscriber()
-        record = store.subscription(reader)
-        for number in range(4):
-            do(
-                store, subscriptions.tell, "moved", subscriber_id=reader.id, subscription_id=record.id,
-                now=NOW + number * DAY, number=number, reason="cap",
-            )  # fmt: skip
-        do(store, subscriptions.tell, "paused", subscriber_id=store.subscriber().id, now=NOW)
-        told = look(store, subscriptions.story, reader.id, limit=3)
-        assert [(event.kind, event.at, event.detail) for event in told] == [
-            ("moved", NOW + number * DAY, {"number": number, "reason": "cap"}) for number in (1, 2, 3)
-        ]
-        assert {event.subscription_id for event in told} == {record.id}
-
-
 class TestSuppression:
     """Nothing may be sent to an address, remembered by its hash."""
 
@@ -265,36 +233,6 @@ class TestSuppression:
         assert look(store, suppressions.notices_since, ["a"], since=NOW) == [NOW + DAY]
         assert do(store, suppressions.forget_notices, before=NOW + DAY) == 1
         assert look(store, suppressions.notices_since, ["a"], since=NOW - DAY) == [NOW + DAY]
-
-
-class TestErasing:
-    """What was never confirmed goes."""
-
-    def test_the_unconfirmed_are_found_and_erased_with_their_subscriber(self, store: Store):
-        """A pending subscription goes, and its subscriber where it was the only one."""
-        lonely, other = store.subscriber(), store.subscriber()
-        store.subscription(other, "note")
-        first = store.subscription(lonely, state=State.PENDING)
-        second = store.subscription(other, state=State.PENDING)
-        before = NOW + DAY
-        found = look(store, subscriptions.unconfirmed_since, before=before, limit=10)
-        assert sorted(found, key=lambda one: one.id) == sorted([first, second], key=lambda one: one.id)
-        assert look(store, subscriptions.unconfirmed_since, before=NOW, limit=10) == []
-        assert do(store, subscriptions.erase_subscription, first, before=before)
-        assert do(store, subscriptions.erase_subscription, second, before=before)
-        assert look(store, subscriptions.get_subscriber, lonely.id) is None
-        assert look(store, subscriptions.get_subscriber, other.id) == other
-
-    @pytest.mark.parametrize("spared", ["confirmed", "asked again"])
-    def test_whoever_confirmed_or_asked_again_is_spared(self, store: Store, spared: str):
-        """A subscription that was confirmed, or asked for again, since it was looked at is not erased."""
-        record = store.subscription(state=State.PENDING)
-        if spared == "confirmed":
-            store.set("subscription", record.id, state="active", confirmed_at=NOW)
-        else:
-            store.set("subscription", record.id, created_at=NOW + DAY)
-        assert not do(store, subscriptions.erase_subscription, record, before=NOW + DAY)
-        assert look(store, subscriptions.get_subscription, record.id) is not None
 
 
 class TestShown:

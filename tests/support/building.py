@@ -38,7 +38,7 @@ from newsletter.service.publishing import Orders, Publication
 from newsletter.service.sending import Lane
 from newsletter.service.subscribing import SignUp
 from newsletter.settings import Settings
-from newsletter.store import deliveries, handovers, subscriptions, tables
+from newsletter.store import deliveries, events, handovers, subscriptions, tables
 from newsletter.tokens import Purpose
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from newsletter.mail.base import Mailer
     from newsletter.store.deliveries import Delivery
-    from newsletter.store.subscriptions import Event as StoryEvent
+    from newsletter.store.events import Event as StoryEvent
     from newsletter.store.subscriptions import Subscriber, Subscription
     from tests.support.smtp_server import Received, SmtpServer
 
@@ -231,8 +231,8 @@ class Reader:
     def story(self, kind: str | None = None) -> list[StoryEvent]:
         """Their events."""
         with self._house.app.database.read() as connection:
-            events = subscriptions.story(connection, self.record.id, limit=1000)
-        return [event for event in events if kind in (None, event.kind)]
+            told = events.story(connection, self.record.id, limit=1000)
+        return [event for event in told if kind in (None, event.kind)]
 
     def preferences_token(self) -> str:
         """The token of their own page."""

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from newsletter.store import subscriptions
+from newsletter.store import erasing
 from newsletter.tokens import Purpose
 from tests.web.journey import (
     FORM,
@@ -268,7 +268,7 @@ def test_leaving_works_without_a_referer_from_anywhere_with_any_cookie(
 def test_leaving_works_after_everything_was_erased(client: TestClient, app: App, own_page: str) -> None:
     link = f"/unsubscribe/{leave_token(app)}"
     with app.database.write() as connection:
-        subscriptions.erase_subscriber(connection, only_id(app, "subscriber"))
+        erasing.erase_subscriber(connection, only_id(app, "subscriber"))
     before = everything(app)
     assert "You are off the list" in client.get(link).text
     answer = client.post(link, content=ONE_CLICK, headers={"content-type": URLENCODED})
