@@ -41,7 +41,7 @@ class Worker:
         self._host = socket.gethostname()
         self.id = f"{secrets.token_hex(8)}-{os.getpid()}"
         self.stop = stop or Event()
-        app.database.when_damaged(self.stop.set)
+        app.database.soundness.when_damaged(self.stop.set)
         self._life_line = LifeLine(self.id)
         self._heart = Thread(target=self._beat, name="heartbeat", daemon=True)
         # One lane is kept for what people wait for, so that a confirmation never queues behind letters.

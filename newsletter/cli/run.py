@@ -93,7 +93,7 @@ def _drain(app: App, stop: Event) -> None:
     from newsletter.scheduler import drain
 
     if not drain(app, stop=stop):
-        app.database.refuse_damage()
+        app.database.soundness.refuse()
         due = app.office.count_due(now=app.clock.now())
         if due == 0:
             fail("Letters wait for their turn at a domain, and none left for a minute. `newsletter status` says more.")

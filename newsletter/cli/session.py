@@ -169,9 +169,9 @@ def sending(app: App, parent: int | None = None) -> Iterator[Event]:
         DatabaseDamaged: it was.
     """
     with stopping(parent) as stop:
-        app.database.when_damaged(stop.set)
+        app.database.soundness.when_damaged(stop.set)
         yield stop
-    app.database.refuse_damage()
+    app.database.soundness.refuse()
 
 
 def run_processes(app: App, command: Sequence[str], number: int, *, for_ever: bool) -> None:
@@ -183,7 +183,7 @@ def run_processes(app: App, command: Sequence[str], number: int, *, for_ever: bo
     with sending(app) as stop:
         code = run_children(command, number=number, for_ever=for_ever, stop=stop)
     if code == GIVES_UP:
-        raise app.database.damaged()
+        raise app.database.soundness.damaged()
     if code != 0:
         fail("Not every process ended well. The lines above say why.")
 

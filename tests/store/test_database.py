@@ -16,9 +16,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, make_url, select, text
 
-from newsletter.errors import DatabaseRefused, SettingsError
+from newsletter.errors import DatabaseRefused, DatabaseUnavailable, SettingsError
 from newsletter.store import schema, tables
-from newsletter.store.database import Conflict, Database, DatabaseUnavailable
 from newsletter.store.types import DatabaseNow, ordered_id
 from tests.support.tcp_proxy import CuttableWire
 
@@ -287,7 +286,7 @@ class TestTransactions:
         self, migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch
     ):
         """A SQLite file that stays locked raises `DatabaseUnavailable`."""
-        monkeypatch.setattr("newsletter.store.database._BUSY_TIMEOUT_MS", 50)
+        monkeypatch.setattr("newsletter.store.engines._BUSY_TIMEOUT_MS", 50)
         holder, other = Database(migrated_sqlite_url), Database(migrated_sqlite_url)
         with closing(holder), closing(other), holder.write(), pytest.raises(DatabaseUnavailable), other.write():
             pass
@@ -421,6 +420,6 @@ class TestTypes:
 def test_a_program_without_psycopg_says_which_package_is_missing(monkeypatch: pytest.MonkeyPatch):
     """Without the driver, a PostgreSQL address is refused with the package to install."""
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    monkeypatch.setattr("newsletter.store.database.create_engine", create_engine)
+    monkeypatch.setattr("newsletter.store.engines.create_engine", create_engine)
     with pytest.raises(SettingsError, match=r"install `newsletter\[postgres\]`"):
         Database("postgresql://localhost/news")

@@ -329,9 +329,9 @@ def _hurry_leases(haste: int) -> None:
     """Shorten what takes a minute by rule."""
     from newsletter import cluster, scheduler, worker
     from newsletter.service import rescuing
-    from newsletter.store import database
+    from newsletter.store import engines
 
-    database._LONGEST_SILENCE /= haste
+    engines._LONGEST_SILENCE /= haste
     rescuing.LEASE /= haste
     rescuing.RENEW_EVERY /= haste
     rescue_every = max(worker.RESCUE_EVERY / haste, timedelta(seconds=0.25))
