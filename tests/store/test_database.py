@@ -18,6 +18,7 @@ from sqlalchemy import create_engine, inspect, make_url, select, text
 
 from newsletter.errors import DatabaseRefused, DatabaseUnavailable, SettingsError
 from newsletter.store import schema, tables
+from newsletter.store.database import Conflict, Database
 from newsletter.store.types import DatabaseNow, ordered_id
 from tests.support.tcp_proxy import CuttableWire
 
