@@ -77,6 +77,8 @@ def opened_app(*, check: bool = True, log_all: bool = False, parent: int | None 
         from newsletter.bootstrap import configure_logging, open_app
 
         configure_logging(json=settings.log_format == "json", log_all=log_all)
+        if log_all:
+            _keep_one_heap()  # before there is another thread
         app = open_app(settings)
         try:
             if check and app.database.is_fresh():
@@ -114,7 +116,6 @@ def stopping(parent: int | None = None) -> Iterator[Event]:
 
         end_with_parent(parent, event)
     try:
-        _keep_one_heap()
         with _seldom_collecting():
             yield event
     finally:

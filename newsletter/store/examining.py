@@ -81,6 +81,7 @@ class Examination:
             self._asked = connection.connection.driver_connection
             found = connection.exec_driver_sql(f"PRAGMA quick_check({what})").scalar()
             self._asked = None
+            connection.exec_driver_sql("PRAGMA shrink_memory")  # what was read is not what is read next
         if found != "ok":
             raise self._soundness.damaged(f"{MALFORMED} ({str(found).splitlines()[-1].strip()})")
 
