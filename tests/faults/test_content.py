@@ -15,8 +15,11 @@ import pytest
 from tests.faults.comparison import compare
 from tests.faults.conftest import IS_LONG, Report
 from tests.faults.scene import readers
+from tests.journeys.books import Books
 from tests.journeys.conftest import THURSDAY, OpenBooks, OpenProgram, SeededDatabase
 from tests.journeys.reading import part, read
+from tests.support.failpoints import Faults
+from tests.support.program import Program
 from tests.support.smtp_server import Session, SmtpServer
 
 READERS = 3000 if IS_LONG else 120
@@ -78,13 +81,18 @@ def test_each_letter_is_of_one_revision_whatever_is_published_meanwhile(
     assert found.keeps_the_promise(), found
     assert (found.doubled, found.flagged) == ([], 0)
     assert sorted(received.recipient for received in smtp_server.ledger) == readers(READERS)
+    assert len(each_is_of_one_revision(smtp_server, books, says)) > 1
+
+
+def each_is_of_one_revision(server: SmtpServer, books: Books, says: dict[int, str]) -> set[int]:
+    """Every letter that arrived says what its revision says, and nothing else; which revisions there were."""
     revisions = {row.message_id: row.revision for row in books.deliveries()}
-    assert len(set(revisions.values())) > 1
-    for received in smtp_server.ledger:
+    for received in server.ledger:
         message, revision = read(received), revisions[received.message_id]
         assert message["Subject"] == ("The first stone" if revision == 1 else f"Edition {revision}")
         assert [number for number, text in says.items() if text in part(message, "plain")] == [revision]
         assert b"{{" not in received.content
+    return set(revisions.values())
 
 
 def break_and_publish(path: Path, command: Callable[..., object]) -> None:
@@ -99,3 +107,65 @@ def break_and_publish(path: Path, command: Callable[..., object]) -> None:
         path.unlink()
     else:
         path.write_text(before, encoding="utf-8")
+
+
+FEW = 400 if IS_LONG else 40
+SOON, LATER = "2026-09-27T08:00:00Z", "2026-10-01T08:00:00Z"
+"""When the second letter is due: three days after the first, or a week, at everybody's slot."""
+
+
+@pytest.mark.quick("sqlite")
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_publication_that_is_killed_is_there_as_a_whole_or_not_at_all(
+    when: str, own_content: Path, seeded_database: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks,
+    smtp_server: SmtpServer, report: Report,
+):  # fmt: skip
+    """A worker that sends meanwhile doubles nothing; what a publication still owed to people the next worker does."""
+    program = open_program(seeded_database(FEW), content_dir=own_content)
+    program.set_clock(THURSDAY)
+    books = open_books(program)
+    gate = Gate()
+    gate.open.set()
+    smtp_server.script("dot", gate)
+    worker = program.start("worker")
+    worker.wait_for(lambda: len(smtp_server.ledger) >= FEW // 4)
+    # What is in hand now is of the edition before.
+    gate.open.clear()
+    says = {1: "One stone.", 2: "Stone of edition 2."}
+    series = own_content / "sequences/three"
+    (series / "01-first-stone.md").write_text(f"---\nsubject: Edition 2\n---\nHello,\n\n{says[2]}\n", encoding="utf-8")
+    second = series / "02-second-stone.md"
+    second.write_text(second.read_text(encoding="utf-8").replace("---\n", "---\nafter: 3 days\n", 1), encoding="utf-8")
+    before = published(books)
+    assert program.command("publish", faults=Faults(step=f"published-{when}-commit")).code == -9
+    assert books.revision() == (1 if when == "before" else 2)
+    assert (published(books) == before) == (when == "before")
+
+    gate.open.set()
+    smtp_server.forget_scripts()
+    worker.wait_for(lambda: books.count("sent") == FEW)
+    assert worker.terminate() == 0
+    found = compare(smtp_server, books, program)
+    report(found, fault="SIGKILL while publishing", program=program, events=1, step=f"published-{when}-commit")
+    assert found.keeps_the_promise(), found
+    assert (found.doubled, found.flagged) == ([], 0)
+    assert sorted(received.recipient for received in smtp_server.ledger) == readers(FEW)
+    assert each_is_of_one_revision(smtp_server, books, says) == ({1} if when == "before" else {1, 2})
+    if when == "before":
+        assert next_letters(program) == {LATER}
+        assert "2" in program.do("publish")
+    else:
+        program.drain()
+    assert next_letters(program) == {SOON}
+    assert "nothing" in program.do("publish").lower()
+
+
+def published(books: Books) -> list[list[str]]:
+    """All that a publication writes about content."""
+    everything = books.everything()
+    return [everything[table] for table in ("revision", "step_name")]
+
+
+def next_letters(program: Program) -> set[str]:
+    """When anybody's next letter is due."""
+    return {item["next_due_at"] for each in program.json("subscribers", "list") for item in each["subscriptions"]}
