@@ -52,7 +52,7 @@ structlog.configure(
     cache_logger_on_first_use=False,
 )
 
-NEEDS = {"postgres": "PostgreSQL", "browser": "the browser"}
+NEEDS = {"postgres": "PostgreSQL", "browser": "the browser", "disk": "a small disk"}
 NOT_RUN = "not run without"
 
 

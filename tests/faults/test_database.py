@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
+from tests.conftest import NEEDS, NOT_RUN
 from tests.faults.comparison import compare
 from tests.faults.conftest import IS_LONG, Report
 from tests.faults.scene import Scene
-from tests.journeys.conftest import THURSDAY, OpenBooks, OpenProgram, SeededDatabase
-from tests.support.postgres import Cluster
+from tests.journeys.conftest import THURSDAY, OpenBooks, OpenProgram, SeededDatabase, seed
+from tests.journeys.content import SERIES
+from tests.support.postgres import Cluster, Server, SmallDiskMissingError, find_binaries
+from tests.support.program import Running
 from tests.support.smtp_server import Delay, SmtpServer
 
 LOCKED_SECONDS = 40 if IS_LONG else 2
@@ -106,7 +109,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], check=False, capture_output=True, text=True
     )
     if made.returncode != 0:
-        pytest.skip(f"no small file system can be mounted here: {made.stderr.strip()}")
+        pytest.skip(f"{NOT_RUN} {NEEDS['disk']}: {made.stderr.strip()}")
     try:
         yield place
     finally:
@@ -157,6 +160,86 @@ def test_a_full_disk_stops_the_sending_and_lies_to_nobody(
     assert found.keeps_the_promise(), found
     assert (found.sent, found.doubled) == (FIT, [])
     assert "new@example.org" not in books.addresses().values()
+
+
+SERVER_DISK_MB = 128
+"""PostgreSQL's own files take the half of it."""
+NO_ROOM = "No space left on device"
+
+
+@pytest.fixture
+def small_server(postgres: Server) -> Iterator[Cluster]:
+    """PostgreSQL on a disk of its own, with a log of small files; where there is none at all, `postgres` says so."""
+    try:
+        cluster = Cluster(find_binaries(), disk_mb=SERVER_DISK_MB, segment_mb=1)
+    except SmallDiskMissingError as error:
+        pytest.skip(f"{NOT_RUN} {NEEDS['disk']}: {error}")
+    yield cluster
+    cluster.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("wants_room", ["tables", pytest.param("log", marks=pytest.mark.long)])
+def test_a_full_disk_of_postgresql_stops_the_sending_and_lies_to_nobody(
+    wants_room: str, small_server: Cluster, small_content: Path, open_program: OpenProgram, open_books: OpenBooks,
+    smtp_server: SmtpServer, report: Report,
+):  # fmt: skip
+    """The same where its tables cannot grow; and where its log cannot, of which PostgreSQL crashes and stays away."""
+    url = small_server.create_database()
+    seed(url, small_content, readers=FIT, sequence=SERIES)
+    program = open_program(url)
+    program.set_clock(THURSDAY)
+    books = open_books(program)
+    smtp_server.script("dot", Delay(0.02))
+    site, running = program.serve()
+    running.wait_for(lambda: len(smtp_server.ledger) > 10)
+    ballast = small_server.data_path / "ballast"
+    fill(ballast)
+    if wants_room == "log":
+        small_server.fill_log()
+    asked: dict[str, int] = {}
+
+    def is_refused() -> bool:
+        address = f"new-{len(asked)}@example.org"
+        asked[address] = site.post("/subscribe", email=address, sequence=SERIES).status
+        return asked[address] == 503
+
+    running.wait_for(is_refused)
+    # Tables have room within themselves, some longer than others; then nothing leaves any longer.
+    running.wait_for(lambda: time.monotonic() - smtp_server.ledger[-1].monotonic > 1)
+    had = len(smtp_server.ledger)
+    assert had < FIT - 8
+    if IS_LONG:
+        # A worker that has a letter's answer in hand keeps trying for ten seconds before it says so.
+        running.wait_for(lambda: running.log.count("database_unavailable") > 2)
+        assert len(smtp_server.ledger) == had
+
+    running.wait_for(lambda: small_server.is_running == (wants_room == "tables"))
+    ballast.unlink()
+    began = time.monotonic()
+    if wants_room == "log":
+        small_server.start()
+    running.wait_for(lambda: len(smtp_server.ledger) > had + 8)
+    again_after = time.monotonic() - began
+    running.wait_for(lambda: len(books.deliveries(state="sent")) == FIT)
+    assert running.terminate() == 0
+    found = compare(smtp_server, books, program)
+    report(found, fault=f"disk full for the {wants_room}", program=program, events=1,
+           again_after_seconds=round(again_after, 2))  # fmt: skip
+    assert found.keeps_the_promise(), found
+    assert (found.sent, found.doubled) == (FIT, [])
+    speaks_clearly(running, says=NO_ROOM if IS_LONG and wants_room == "tables" else "")
+    # Whoever was not refused is there, and nobody else.
+    taken = {address for address, status in asked.items() if status != 503}
+    assert set(books.addresses().values()) & asked.keys() == taken
+
+
+def speaks_clearly(running: Running, *, says: str) -> None:
+    """All that it complained of is the database, in a line each time, which says what is wrong."""
+    complaints = [line for line in running.log.splitlines() if "[warning" in line or "[error" in line]
+    assert all("database_unavailable" in line or "lease_not_renewed" in line for line in complaints), complaints
+    assert says == "" or any(says in line for line in complaints)
+    assert "Traceback" not in running.log
 
 
 def fill(path: Path) -> None:

@@ -47,6 +47,7 @@ if pid=$(cat "$1/server.pid" 2>/dev/null); then
   n=0
   while kill -0 "$pid" 2>/dev/null && [ "$n" -lt 50 ]; do n=$((n + 1)); sleep 0.1; done
 fi
+umount --lazy "$1/data" 2>/dev/null
 rm -rf -- "$1"
 """
 
@@ -80,6 +81,10 @@ FEW_ROWS = 1000
 
 class PostgresMissingError(Exception):
     """There is no PostgreSQL here, from any of the three sources."""
+
+
+class SmallDiskMissingError(Exception):
+    """No small file system can be mounted here: only root may, and not in every container."""
 
 
 class Server:
@@ -246,10 +251,24 @@ class Cluster(Server):
     Args:
         address: where it listens besides, on a port that it keeps, and trusts whoever comes.
         settings: of the server, instead of or beside the ones for tests.
+        disk_mb: its data lie on a disk of their own of so many megabytes, which may be filled.
+        segment_mb: the size of the files of its log, each of which needs room when it is begun.
+
+    Raises:
+        SmallDiskMissingError: there can be no such disk here.
     """
 
-    def __init__(self, binaries: Binaries, *, address: str = "", settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        binaries: Binaries,
+        *,
+        address: str = "",
+        settings: Mapping[str, str] | None = None,
+        disk_mb: int = 0,
+        segment_mb: int = 16,
+    ) -> None:
         self._address = address
+        self._segment_mb = segment_mb
         self._account = _account()
         self._settings = dict(settings or {})
         self._folder = _new_folder(self._account)
@@ -268,10 +287,12 @@ class Cluster(Server):
             )
         )
         try:
+            if disk_mb:
+                self._mount(disk_mb)
             self._bin_dir = self._reachable(binaries)
             self._init_database()
             if address:
-                with (self._folder / "data" / "pg_hba.conf").open("a", encoding="ascii") as rules:
+                with (self.data_path / "pg_hba.conf").open("a", encoding="ascii") as rules:
                     rules.write(f"host all all {address}/24 trust\n")
             self.start()
         except BaseException:
@@ -288,6 +309,11 @@ class Cluster(Server):
         return self._folder / ".s.PGSQL.5432"
 
     @property
+    def data_path(self) -> Path:
+        """Where its data lie."""
+        return self._folder / "data"
+
+    @property
     def is_running(self) -> bool:
         """Whether the server's process lives."""
         return self._process is not None and self._process.poll() is None
@@ -297,6 +323,18 @@ class Cluster(Server):
         ending = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
         with self._connect() as connection:
             return len(connection.execute(f"{ending} AND backend_type = 'client backend'".encode()).fetchall())
+
+    def fill_log(self) -> None:
+        """Write into its log, and nowhere else, until it has no room for that and crashes.
+
+        Raises:
+            AssertionError: there was room enough.
+        """
+        message = "SELECT pg_logical_emit_message(false, 'ballast', repeat('x', 500000))"
+        with contextlib.suppress(psycopg.OperationalError), self._connect() as connection:
+            for _ in range(1000):
+                connection.execute(message.encode())
+            raise AssertionError(message)
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
@@ -343,8 +381,23 @@ class Cluster(Server):
         _open_folders(place)
         return place / binaries.bin_dir.relative_to(binaries.movable_root)
 
+    def _mount(self, megabytes: int) -> None:
+        self.data_path.mkdir()
+        options = f"size={megabytes}m,mode=0700"
+        if self._account is not None:
+            options += f",uid={self._account.pw_uid},gid={self._account.pw_gid}"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.data_path)]
+        # The watchdog takes it away again.
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except subprocess.CalledProcessError as error:
+            raise SmallDiskMissingError(error.stderr.strip()) from error
+        except OSError as error:
+            raise SmallDiskMissingError(str(error)) from error
+
     def _init_database(self) -> None:
-        command: list[str | Path] = [self._bin_dir / "initdb", "--pgdata", self._folder / "data", "--no-sync"]
+        command: list[str | Path] = [self._bin_dir / "initdb", "--pgdata", self.data_path, "--no-sync"]
+        command += [f"--wal-segsize={self._segment_mb}"]
         command += ["--auth=trust", "--username=postgres", "--encoding=UTF8"]
         finished = subprocess.run(command, check=False, capture_output=True, text=True, **self._surroundings())
         if finished.returncode != 0:
@@ -363,7 +416,7 @@ class Cluster(Server):
             "jit": "off",
             **self._settings,
         }
-        command: list[str | Path] = [self._bin_dir / "postgres", "-D", self._folder / "data"]
+        command: list[str | Path] = [self._bin_dir / "postgres", "-D", self.data_path]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
         with self._log_path.open("ab") as log:
