@@ -33,7 +33,7 @@ class Notes:
 
     Attributes:
         accepted: letters whose acceptance has left.
-        opened_at: of the first connection.
+        opened_at: of the first connection; one that was only a question is forgotten.
     """
 
     accepted: int = 0
@@ -64,6 +64,11 @@ class Conversation(asyncio.Protocol):
         self._transport = transport
         self._notes.opened_at = self._notes.opened_at or time.monotonic()
         self._answer(b"220 receiver ESMTP\r\n", accepted=0, last=False)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """A worker asks once whether its mail server is there, and hangs up."""
+        if not self._notes.accepted:
+            self._notes.opened_at = 0.0
 
     def data_received(self, data: bytes) -> None:
         """Answer all that is complete, together."""

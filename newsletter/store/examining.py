@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from threading import Event, Thread, get_native_id
-from typing import Any
+from pathlib import Path
+from threading import Thread
 
 from sqlalchemy import Connection
 
-from newsletter.errors import DatabaseUnavailable
 from newsletter.store.soundness import MALFORMED, Soundness
 
 _EXAMINED_AT_ONCE_BYTES = 64 * 1024 * 1024
 """A file of this size is gone through in a fifth of a second; one of 5 GB takes a dozen, or minutes on a slow disk."""
-_LOWEST_PRIORITY = 19
-_END_SECONDS = 1.0
+
+_PROGRAM = Path(__file__).with_name("look_through.py")
 
 
 class Examination:
@@ -32,62 +30,46 @@ class Examination:
     def __init__(self, read: Callable[[], AbstractContextManager[Connection]], soundness: Soundness) -> None:
         self._read = read
         self._soundness = soundness
-        self._is_over = Event()
-        self._thread: Thread | None = None
-        self._asked: Any = None  # the driver's connection
+        self._looking: subprocess.Popen[str] | None = None
+        self._waiting: Thread | None = None
 
     def begin(self) -> None:
-        """Go through a small file now; a large one beside the work, by a thread that gives way to everybody.
+        """Go through a small file now; a large one beside the work, by a process that gives way to everybody.
 
         Raises:
             DatabaseDamaged: it is damaged; the text says how to restore it.
         """
-        if self._size_bytes() <= _EXAMINED_AT_ONCE_BYTES:
-            self._quick_check("1")
-        else:
-            self._thread = Thread(target=self._examine_each_table, name="examining", daemon=True)
-            self._thread.start()
+        with self._soundness.explained(), self._read() as connection:
+            size = _number(connection, "page_count") * _number(connection, "page_size")
+            if size <= _EXAMINED_AT_ONCE_BYTES:
+                found = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
+                connection.exec_driver_sql("PRAGMA shrink_memory")  # what was read is not what is read next
+                if found != "ok":
+                    raise self._damaged(found.splitlines()[-1].strip())
+                return
+            file = str(connection.exec_driver_sql("PRAGMA database_list").one()[2])
+        command = [sys.executable, "-I", str(_PROGRAM), file]
+        self._looking = subprocess.Popen(  # noqa: S603  (our own program)
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._waiting = Thread(target=self._wait, args=[self._looking], name="examining", daemon=True)
+        self._waiting.start()
 
     def end(self) -> None:
-        """Stop it, wherever it is. It would keep its connection, and with it the log beside the file."""
-        self._is_over.set()
-        if self._thread is not None and self._asked is not None:
-            self._asked.interrupt()
-            self._thread.join(_END_SECONDS)
+        """Stop it, wherever it is."""
+        if self._looking is not None and self._waiting is not None:
+            self._looking.kill()
+            self._waiting.join()
+            self._looking = self._waiting = None
 
-    def _size_bytes(self) -> int:
-        with self._soundness.explained(), self._read() as connection:
-            pages, page_bytes = (
-                connection.exec_driver_sql(f"PRAGMA page_{each}").scalar_one() for each in ("count", "size")
-            )
-        return int(pages) * int(page_bytes)
+    def _wait(self, looking: subprocess.Popen[str]) -> None:
+        found, _ = looking.communicate()
+        if found and looking.returncode == 0:
+            self._damaged(found)
 
-    def _examine_each_table(self) -> None:
-        # Table by table: while a transaction reads, SQLite's log cannot be begun anew, and grows.
-        _give_way()
-        # Damage is known now; and what else there is, others meet as well.
-        with contextlib.suppress(DatabaseUnavailable):
-            with self._read() as connection:
-                names = (
-                    connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars().all()
-                )
-            for name in ("sqlite_master", *names):
-                if self._is_over.is_set():
-                    return
-                self._quick_check(f"'{name}'")
-
-    def _quick_check(self, what: str) -> None:
-        with self._soundness.explained(), self._read() as connection:
-            self._asked = connection.connection.driver_connection
-            found = connection.exec_driver_sql(f"PRAGMA quick_check({what})").scalar()
-            self._asked = None
-            connection.exec_driver_sql("PRAGMA shrink_memory")  # what was read is not what is read next
-        if found != "ok":
-            raise self._soundness.damaged(f"{MALFORMED} ({str(found).splitlines()[-1].strip()})")
+    def _damaged(self, found: str) -> Exception:
+        return self._soundness.damaged(MALFORMED if found == MALFORMED else f"{MALFORMED} ({found})")
 
 
-def _give_way() -> None:
-    """Let this thread run when nobody else wants to, where a thread can have a priority of its own."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, get_native_id(), _LOWEST_PRIORITY)
+def _number(connection: Connection, pragma: str) -> int:
+    return int(connection.exec_driver_sql(f"PRAGMA {pragma}").scalar_one())
