@@ -38,8 +38,9 @@ def measure(bench: Bench) -> None:
         bench.figures.derive(f"claim_cost_{most}.{database}", cost[most] / cost[least])
         claim.append(cost[most] / cost[least])
         start.append(bench.figures.median(f"start_seconds.{database}.{most}"))
-        rate = {kind: bench.figures.median(f"history_per_second.{database}.{kind}") for kind in ("none", most)}
+        rate = {kind: bench.figures.median(f"history_per_second.{database}.{kind}") for kind in ("few", "none", most)}
         bench.figures.derive(f"throughput_{most}_history.{database}", rate[most] / rate["none"])
+        bench.figures.derive(f"throughput_{most}_readers_and_history.{database}", rate[most] / rate["few"])
         history.append(rate[most] / rate["none"])
     # The limits hold for both databases.
     bench.figures.derive(f"claim_cost_{most}_vs_{least}", max(claim))
@@ -50,8 +51,10 @@ def measure(bench: Bench) -> None:
 def _measure_on(bench: Bench, database: str, sizes: list[int]) -> None:
     sqlite = database == "sqlite"
     installed = {size: _installed(bench, readers=size, received=True, sqlite=sqlite) for size in sizes}
-    fresh = _installed(bench, readers=bench.letters * (bench.runs + 1), received=False, sqlite=sqlite)
     largest = installed[sizes[-1]]
+    # The same readers without a letter so far; and as few of them as get one now.
+    fresh = _installed(bench, readers=sizes[-1], received=False, sqlite=sqlite)
+    few = _installed(bench, readers=bench.letters * (bench.runs + 1), received=False, sqlite=sqlite)
     for turn in range(bench.runs):
         for size, installation in installed.items():
             planned, claimed = _plan_and_claim(installation, turn=turn)
@@ -59,14 +62,14 @@ def _measure_on(bench: Bench, database: str, sizes: list[int]) -> None:
             bench.figures.add(f"claim_ms.{database}.{in_short(size)}", claimed * 1e3)
             bench.figures.add(f"plan_claim_ms.{database}.{in_short(size)}", (planned + claimed) * 1e3)
         with ceiling.sink() as port:
-            for name, installation in (("none", fresh), (in_short(sizes[-1]), largest)):
+            for name, installation in (("few", few), ("none", fresh), (in_short(sizes[-1]), largest)):
                 rate = _send(installation, bench.letters, port=port, turn=turn)
                 bench.figures.add(f"history_per_second.{database}.{name}", rate)
         for size in (sizes[0], sizes[-1]):
             # Others than those to whom a letter was just sent.
             seconds = _start(installed[size], turn=bench.runs + turn)
             bench.figures.add(f"start_seconds.{database}.{in_short(size)}", seconds)
-    for installation in (*installed.values(), fresh):
+    for installation in (*installed.values(), fresh, few):
         bench.remove(installation)
 
 
