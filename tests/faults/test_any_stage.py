@@ -58,7 +58,7 @@ def test_whatever_the_server_does_at_whatever_stage_nobody_is_forgotten(
 ):
     """Put off, held or doubted, but never lost; repeated only where no answer came; released, everybody has one."""
     seeded: SeededDatabase = request.getfixturevalue(f"seeded_{engine}")
-    program = open_program(seeded(READERS), smtp_connections=6)
+    program = open_program(seeded(READERS), smtp_connections=16)
     program.set_clock(THURSDAY)
     books = open_books(program)
     steps = (*REFUSALS, *NONSENSE)
