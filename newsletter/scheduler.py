@@ -73,14 +73,15 @@ class Scheduler:
         )  # fmt: skip
 
 
-def drain(app: App, *, stop: Event | None = None) -> bool:
+def drain(app: App, *, stop: Event | None = None) -> bool | None:
     """Plan and send until nothing is due.
 
     Args:
         stop: ends it early; the letter in hand is finished.
 
     Returns:
-        Whether nothing was left due; False after a minute in which nothing of it was accepted.
+        Whether nothing was left due; False after a minute in which nothing of it was accepted, None where it was
+        told to end before.
     """
     worker = Worker(app, stop=stop)
     worker.begin()
@@ -89,7 +90,7 @@ def drain(app: App, *, stop: Event | None = None) -> bool:
         is_drained = _drain(app, worker)
         if not worker.sweep(patience=SWEEP_WITHIN):
             log.warning("erased_is_in_the_log", reason="another program holds the database")
-        return is_drained
+        return None if worker.stop.is_set() and not is_drained else is_drained
     finally:
         worker.end()
 

@@ -208,7 +208,7 @@ class WarmUp:
         Raises:
             ValueError: the text for whoever wrote it.
         """
-        parts = [part.strip() for part in text.split(",") if part.strip()]
+        parts = [part.strip() for part in text.split(",")] if text.strip() else []
         form = "write how many letters on each day, growing, such as 50,100,500,1000"
         wrong = [part for part in parts if not re.fullmatch(r"\d{1,9}", part) or int(part) == 0]
         if wrong:

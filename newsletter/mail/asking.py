@@ -30,7 +30,7 @@ def ask(open_mailer: Callable[..., Mailer]) -> RelayUnavailable | None:
         open_mailer: as `newsletter.mail.open_mailer`, for a route.
 
     Returns:
-        Why none could begin; None where one could, or where there is no answer yet.
+        Why none could begin; None where one could.
 
     Raises:
         SettingsError: the route cannot be used.
@@ -50,5 +50,6 @@ def ask(open_mailer: Callable[..., Mailer]) -> RelayUnavailable | None:
             known.set()
 
     Thread(target=converse, name="asking", daemon=True).start()
-    known.wait(PATIENCE.total_seconds())
+    if not known.wait(PATIENCE.total_seconds()):
+        return RelayUnavailable(f"The mail server has not answered within {PATIENCE.total_seconds():.0f} seconds.")
     return next(iter(faults), None)

@@ -206,7 +206,7 @@ class Lane:
             if outcome in (Outcome.UNAVAILABLE, Outcome.NO_ANSWER):
                 # Also where the letter is in doubt: a server that hangs up on every letter would otherwise put a
                 # whole list in doubt within minutes.
-                self._rest("the conversation broke off")
+                self._rest(self._how_it_broke_off())
                 break
             if outcome is not None:
                 self._troubles = 0
@@ -254,6 +254,12 @@ class Lane:
                 self._judged = []
                 return handed
         return None
+
+    def _how_it_broke_off(self) -> str:
+        """In our own words or the system's; what a server said is recorded with the letter, and may name a reader."""
+        verdict = self._judged[-1][1]
+        own_words = verdict.reply_text if verdict.reply_code is None else ""
+        return f"the conversation broke off ({own_words})" if own_words else "the conversation broke off"
 
     def _rest(self, reason: str) -> None:
         self._troubles += 1

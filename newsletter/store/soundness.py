@@ -66,7 +66,8 @@ class Soundness:
                 raise self.damaged(reason) from error
             if not isinstance(error, OperationalError | InterfaceError | InternalError):
                 raise
-            raise DatabaseUnavailable(f"The database cannot be used: {reason}. {_WHAT_TO_CHECK}") from error
+            message = f"The database cannot be used: {reason}. {_advice(reason, otherwise=_WHAT_TO_CHECK)}"
+            raise DatabaseUnavailable(message) from error
         except PoolTimeout as error:
             message = f"The database cannot be used: every connection is busy. {_WHAT_TO_CHECK}"
             raise DatabaseUnavailable(message) from error
@@ -98,9 +99,9 @@ def _is_damage(error: DBAPIError) -> bool:
     return code is not None and code & 0xFF in _DAMAGE
 
 
-def _advice(reason: str) -> str:
+def _advice(reason: str, *, otherwise: str = "Check NEWSLETTER_DATABASE_URL.") -> str:
     """What to do about a database that cannot be used, by what the driver says of it."""
-    return next((advice for words, advice in _ADVICE.items() if words in reason), "Check NEWSLETTER_DATABASE_URL.")
+    return next((advice for words, advice in _ADVICE.items() if words in reason), otherwise)
 
 
 _ADVICE = {
@@ -113,9 +114,11 @@ _ADVICE = {
     "disk is full": "Make space on the disk.",
     "unable to open": "Check NEWSLETTER_DATABASE_URL, and that its folder exists and may be written to.",
     "readonly": "Check that the file and its folder may be written to.",
+    "read-only transaction": "It is a standby, or set to read only: name the primary in NEWSLETTER_DATABASE_URL.",
+    "No space left": "Make space on the disk of the database.",
     "locked": "Another program holds it: end that one, or wait until it is done.",
 }
-"""By words of SQLite's own."""
+"""By words of SQLite's and PostgreSQL's own."""
 
 
 def shown(url: URL) -> str:

@@ -211,6 +211,19 @@ def test_draining_without_a_mail_server_gives_up_after_a_minute(
     assert books.count("planned") == READERS
 
 
+def test_a_draining_that_is_told_to_end_says_so(
+    seeded_sqlite: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer
+):
+    """Not that nothing was accepted for a minute: nobody waited for one."""
+    program, books = of_thursday(seeded_sqlite, open_program, open_books)
+    smtp_server.stop()
+    worker = program.start("worker", "--drain")
+    worker.wait_for(lambda: "relay_unavailable" in worker.log)
+    assert worker.terminate() == 1
+    assert worker.log.splitlines()[-1].startswith("It was told to end before all was sent.")
+    assert books.count("planned") == READERS
+
+
 def test_draining_ends_with_0_when_nothing_is_due_and_with_1_when_it_may_not_send(
     seeded_sqlite: SeededDatabase, open_program: OpenProgram, open_books: OpenBooks, smtp_server: SmtpServer
 ):
