@@ -73,6 +73,7 @@ def read_letter(path: Path, *, name: str, number: int, key: str, faults: Faults)
         formerly=_formerly(fields, key),
         body=body,
         body_line=body_line,
+        head_lines={name: fields.line_of(name) for name in KNOWN if name in fields},
     )
     return Letter(step=step, lines={name: fields.line_of(name) for name in KNOWN})
 

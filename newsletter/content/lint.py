@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
+from newsletter.content import style
 from newsletter.content.library import HELP_FILE
 from newsletter.domain.sequence import FALLBACK_COUNTRY, Revision, Step
-from newsletter.domain.sequence import Sequence as Series
 from newsletter.errors import ContentError
 
 if TYPE_CHECKING:
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 LEAST_ALWAYS_OPEN = 2
 HELP_LINES_GO_STALE = timedelta(days=180)
-SUBJECT_CHARACTERS = (30, 50)
-PREHEADER_CHARACTERS = (40, 100)
-MOST_WORDS = 600
-_MARKUP = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}|\]\([^)]*\)", re.DOTALL)
 _UNKNOWN = (
     (re.compile(r"</?[A-Za-z][\w-]*(?:\s[^<>]*)?/?>"), "a letter knows no HTML; write Markdown"),
     (re.compile(r"^\s*\|.*\|\s*$"), "a letter knows no tables; write a list"),
@@ -29,7 +25,6 @@ _UNKNOWN = (
         "such a link leads nowhere; write https://",
     ),
 )
-_WORD = re.compile(r"\w+(?:[\u2019'\-]\w+)*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +50,12 @@ def lint(revision: Revision, *, countries: Sequence[str], today: date) -> Report
     """
     return Report(
         errors=tuple(_lacking_help(revision, countries)),
-        warnings=(*_series_warnings(revision), *_stale_help(revision, today)),
+        warnings=(
+            *_unreviewed(revision),
+            *_unreadable(revision),
+            *style.remarks(revision),
+            *_stale_help(revision, today),
+        ),
     )
 
 
@@ -91,7 +91,7 @@ def _stale_help(revision: Revision, today: date) -> Iterator[ContentError]:
                 yield ContentError(message, path=HELP_FILE)
 
 
-def _series_warnings(revision: Revision) -> Iterator[ContentError]:
+def _unreviewed(revision: Revision) -> Iterator[ContentError]:
     for one in revision.sequences:
         if one.sensitive and one.reviewed is None:
             yield ContentError(
@@ -99,20 +99,12 @@ def _series_warnings(revision: Revision) -> Iterator[ContentError]:
                 "reviewed: {by: Name, on: 2026-11-23}",
                 path=f"sequences/{one.key}/sequence.yaml",
             )
-        yield from _letter_warnings(one)
 
 
-def _letter_warnings(one: Series) -> Iterator[ContentError]:
-    for step in one.steps:
-        yield from _length(step, "subject", step.subject, SUBJECT_CHARACTERS)
-        yield from _length(step, "preheader", step.preheader, PREHEADER_CHARACTERS)
-        if "!" in step.subject:
-            yield ContentError("the subject holds an exclamation mark; a full stop is calmer.", path=step.path)
-        yield from _written_out(step)
-        words = len(_WORD.findall(_MARKUP.sub(" ", step.body)))
-        if words > MOST_WORDS:
-            message = f"the letter has {words} words; {MOST_WORDS} are plenty on a telephone."
-            yield ContentError(message, path=step.path, line=step.body_line)
+def _unreadable(revision: Revision) -> Iterator[ContentError]:
+    for one in revision.sequences:
+        for step in one.steps:
+            yield from _written_out(step)
 
 
 def _written_out(step: Step) -> Iterator[ContentError]:
@@ -123,11 +115,3 @@ def _written_out(step: Step) -> Iterator[ContentError]:
             if found is not None:
                 message = f"readers will see {found[0].strip()!r} as it stands: {what}."
                 yield ContentError(message, path=step.path, line=step.body_line + number)
-
-
-def _length(step: Step, what: str, text: str, limits: tuple[int, int]) -> Iterator[ContentError]:
-    """A line that an inbox would cut, or that says little; one with Jinja in it is left alone."""
-    least, most = limits
-    if text and "{" not in text and not least <= len(text) <= most:
-        message = f"the {what} has {len(text)} characters; {least} to {most} are read best."
-        yield ContentError(message, path=step.path)

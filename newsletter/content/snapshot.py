@@ -11,6 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 from newsletter.domain.sequence import Revision
 from newsletter.errors import DatabaseRefused
 
+# Where the lines of a file stand says nothing to a reader, and a digest that counted it would change with a release.
+_ONLY_READ = {"sequences": {"__all__": {"steps": {"__all__": {"head_lines"}}}}}
+
 
 @lru_cache(maxsize=1)
 def _adapter() -> TypeAdapter[Revision]:
@@ -18,11 +21,12 @@ def _adapter() -> TypeAdapter[Revision]:
 
 
 def to_json(revision: Revision) -> str:
-    """`revision` as canonical JSON: sorted keys, no spaces, every field written out.
+    """`revision` as canonical JSON: sorted keys, no spaces, the fields written out.
 
-    Defaults are written too, so that a later release that changes one does not change what was published.
+    All but what only helps while the files are read. Defaults are written too, so that a later release that changes
+    one does not change what was published.
     """
-    plain = _adapter().dump_python(revision, mode="json")
+    plain = _adapter().dump_python(revision, mode="json", exclude=_ONLY_READ)
     return json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 

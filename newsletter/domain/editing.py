@@ -133,7 +133,7 @@ def _changes(before: Step, now: Step) -> list[Change]:
         changes.append(Change.RENAMED)
     if before.after != now.after:
         changes.append(Change.RETIMED)
-    place = {"key", "identity", "number", "path", "body_line", "formerly", "after"}
+    place = {"key", "identity", "number", "path", "body_line", "head_lines", "formerly", "after"}
     told = [name for name in Step.__dataclass_fields__ if name not in place]
     if any(getattr(before, name) != getattr(now, name) for name in told):
         changes.append(Change.CHANGED)

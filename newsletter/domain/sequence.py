@@ -63,6 +63,8 @@ class Step:
         number: the number in the file name; it orders and means nothing else.
         path: the file below the content folder, for messages.
         body_line: the line of the file at which the body begins, counted from 1.
+        head_lines: the lines of the file on which the fields of its head stand, by their names;
+            for messages while it is read, and neither kept nor compared.
         body: Markdown with Jinja.
         affirmation: an affirmation's key, "next", or None for no affirmation.
         related: keys of posts; ("newest",) for the newest not yet shown; () for none.
@@ -78,6 +80,7 @@ class Step:
     body: str
     identity: str = ""
     body_line: int = 1
+    head_lines: dict[str, int] = field(default_factory=dict, compare=False)
     preheader: str = ""
     heading: str | None = None
     affirmation: str | None = "next"

@@ -7,13 +7,14 @@ from newsletter.content.lint import lint
 from newsletter.domain.sequence import HelpKind, HelpLine, Reviewed, Revision, Sequence, Step
 
 TODAY = date(2026, 11, 23)
+LETTER = "Hello.\n\n" + "A field with a gate in it.\n\n" * 24
 STEP = Step(
     key="welcome",
     number=1,
     path="sequences/trust/01-welcome.md",
     subject="Before anything else, you set the pace",
     preheader="Nine short letters, and nothing to send back.",
-    body="Hello.",
+    body=LETTER,
     body_line=5,
 )
 LINE = HelpLine(name="Line", kind=HelpKind.CRISIS, hours="24/7", phone="988", checked_on=TODAY)
@@ -101,37 +102,6 @@ def test_a_help_line_that_was_never_checked_warns():
     assert "never checked" in warning
 
 
-@pytest.mark.parametrize(("length", "warns"), [(29, True), (30, False), (50, False), (51, True)])
-def test_a_subject_is_best_read_within_thirty_to_fifty_characters(length, warns):
-    assert bool(warnings(with_step(subject="a" * length))) is warns
-
-
-@pytest.mark.parametrize(("length", "warns"), [(0, False), (39, True), (40, False), (100, False), (101, True)])
-def test_a_preheader_is_best_read_within_forty_to_a_hundred_characters_if_there_is_one(length, warns):
-    assert bool(warnings(with_step(preheader="a" * length))) is warns
-
-
-def test_a_subject_with_a_variable_in_it_has_no_length_yet():
-    assert warnings(with_step(subject="{{ site.name }}")) == []
-
-
-def test_an_exclamation_mark_in_a_subject_warns():
-    (warning,) = warnings(with_step(subject="Before anything else, you set the pace!"))
-
-    assert warning.startswith("sequences/trust/01-welcome.md: ")
-    assert "exclamation mark" in warning
-
-
-@pytest.mark.parametrize(("words", "warns"), [(600, False), (601, True)])
-def test_a_letter_of_more_than_six_hundred_words_warns(words, warns):
-    body = "don't " * (words - 1) + "{{ help_lines }} [x](https://a.example/not/a/word)"
-
-    found = warnings(with_step(body=body))
-
-    assert bool(found) is warns
-    assert not warns or "has 601 words" in found[0]
-
-
 def test_a_sensitive_sequence_that_nobody_reviewed_warns():
     (warning,) = warnings(replace(CLEAN, sequences=(replace(CLEAN.sequences[0], reviewed=None),)))
 
@@ -144,11 +114,11 @@ def test_a_sensitive_sequence_that_nobody_reviewed_warns():
         ("so <b>much</b> of it", "<b>"),
         ("<script>alert(1)</script>", "<script>"),
         ("| a | b |", "| a | b |"),
-        ("[here](javascript:alert(1))", "](javascript:alert(1)"),
+        ("[a gate](javascript:alert(1))", "](javascript:alert(1)"),
     ],
 )
 def test_what_readers_would_see_as_it_stands_is_named_with_its_line(line, seen):
-    [warning] = warnings(with_step(body=f"Hello.\n\n{line}\n"))
+    [warning] = warnings(with_step(body=f"Hello.\n\n{line}\n\n{LETTER}"))
 
     assert warning.startswith("sequences/trust/01-welcome.md:7: readers will see")
     assert seen in warning
@@ -156,4 +126,4 @@ def test_what_readers_would_see_as_it_stands_is_named_with_its_line(line, seen):
 
 @pytest.mark.parametrize("line", ["see <https://example.org/a>", "a < b and c > d", "I <3 you", "a | b"])
 def test_what_only_looks_like_it_is_left_alone(line):
-    assert warnings(with_step(body=line)) == []
+    assert warnings(with_step(body=f"{line}\n\n{LETTER}")) == []

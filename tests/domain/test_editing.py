@@ -196,6 +196,7 @@ class TestCompare:
             ({"key": "other", "formerly": "one", "body": "About one.\n"}, Change.RENAMED),
             ({"number": 5, "path": "sequences/trust/05-one.md"}, None),
             ({"body_line": 9}, None),
+            ({"head_lines": {"subject": 3}}, None),
         ],
     )
     def test_each_part_of_a_letter_is_compared(self, change: dict[str, object], expected: Change | None):
