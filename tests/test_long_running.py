@@ -14,7 +14,7 @@ from newsletter.cli.session import stopping
 
 EIGHT_THREADS_AT_WORK = """
 import ctypes, threading
-from newsletter.cli.session import stopping
+from newsletter.cli.session import keep_one_heap
 
 all_have = threading.Barrier(8)
 
@@ -22,12 +22,12 @@ def work():
     kept = [bytes(100_000) for _ in range(20)]
     all_have.wait()
 
-with stopping():
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+keep_one_heap()
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
 
 libc = ctypes.CDLL(None)
 libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))

@@ -78,7 +78,7 @@ def opened_app(*, check: bool = True, log_all: bool = False, parent: int | None 
 
         configure_logging(json=settings.log_format == "json", log_all=log_all)
         if log_all:
-            _keep_one_heap()  # before there is another thread
+            keep_one_heap()  # before there is another thread
         app = open_app(settings)
         try:
             if check and app.database.is_fresh():
@@ -123,7 +123,7 @@ def stopping(parent: int | None = None) -> Iterator[Event]:
             signal.signal(number, handler)
 
 
-def _keep_one_heap() -> None:
+def keep_one_heap() -> None:
     """Let all threads take their memory from the same place, where the C library is glibc.
 
     It would give each of the first threads a heap of its own. Ours take turns, and what each of them leaves in its
