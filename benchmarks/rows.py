@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, bindparam, create_engine, text
 
+from newsletter.store.tables import FILL_FACTOR
 from newsletter.store.types import UtcDateTime
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Rows:
                 # Letters that were sent have grown into the room that their pages keep for that.
                 self._set_fill_factor(connection, 100)
                 self._add_received(connection, series, step=first, last=a_week_ago)
-                self._set_fill_factor(connection, 80)
+                self._set_fill_factor(connection, FILL_FACTOR)
         # With the connection its cache goes, too.
         self._engine.dispose()
         if self._is_sqlite:

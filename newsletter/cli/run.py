@@ -95,9 +95,9 @@ def _drain(app: App, stop: Event) -> None:
     is_drained = drain(app, stop=stop)
     if not is_drained:
         app.database.soundness.refuse()
-        due = app.office.count_due(now=app.clock.now())
         if is_drained is None:
             fail("It was told to end before all was sent. What was not sent waits for the next run.")
+        due = app.office.count_due(now=app.clock.now())
         if due == 0:
             fail("Letters wait for their turn at a domain, and none left for a minute. `newsletter status` says more.")
         fail(f"{due} due emails could not be sent: nothing was accepted for a minute. The lines above say why.")

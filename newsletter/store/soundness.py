@@ -61,9 +61,7 @@ class Soundness:
         try:
             yield
         except DBAPIError as error:
-            reason = _reason(error)
-            if _is_damage(error):
-                raise self.damaged(reason) from error
+            reason = self._reason_of(error)
             if not isinstance(error, OperationalError | InterfaceError | InternalError):
                 raise
             message = f"The database cannot be used: {reason}. {_advice(reason, otherwise=_WHAT_TO_CHECK)}"
@@ -78,14 +76,19 @@ class Soundness:
         try:
             yield
         except DBAPIError as error:
-            reason = _reason(error)
-            if _is_damage(error):
-                raise self.damaged(reason) from error
+            reason = self._reason_of(error)
             message = f"The database {shown(self._url)} cannot be used: {reason}. {_advice(reason)}"
             raise DatabaseRefused(message) from error
         except UnicodeDecodeError as error:
             # SQLite quotes what it found, and that is not even text; the driver cannot say so.
             raise self.damaged() from error
+
+    def _reason_of(self, error: DBAPIError) -> str:
+        """What the driver says of trouble that is no damage; damage is raised from here."""
+        reason = _reason(error)
+        if _is_damage(error):
+            raise self.damaged(reason) from error
+        return reason
 
 
 def _reason(error: DBAPIError) -> str:

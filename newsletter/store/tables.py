@@ -123,6 +123,9 @@ HAS_KEY = "dedup_key IS NOT NULL"
 HAS_DETAILS = "reply_text IS NOT NULL OR host IS NOT NULL OR payload IS NOT NULL"
 OWNED = "owner IS NOT NULL"
 
+FILL_FACTOR = 80
+"""Percent of a page of the ledger that new letters take: a letter grows on its way, and stays on its page."""
+
 delivery = Table(
     "delivery",
     metadata,
@@ -187,7 +190,7 @@ delivery = Table(
     Index("ix_delivery_for_people", "next_try_at", "id", postgresql_where=text(FOR_PEOPLE),
           sqlite_where=text(FOR_PEOPLE)),
     Index("ix_delivery_details", "closed_at", postgresql_where=text(HAS_DETAILS), sqlite_where=text(HAS_DETAILS)),
-    postgresql_with={"fillfactor": 80},  # a letter grows on its way, and stays on its page
+    postgresql_with={"fillfactor": FILL_FACTOR},
 )  # fmt: skip
 
 event = Table(
